@@ -1,0 +1,200 @@
+//! What is written to and read from binfmt_misc: the `register` line and the entries' text.
+//!
+//! Pure. Source: the kernel's `Documentation/admin-guide/binfmt-misc.rst` and `fs/binfmt_misc.c`.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+use crate::arch::Arch;
+
+/// The longest line that `register` takes, in bytes (`MAX_REGISTER_LENGTH`).
+const REGISTER_MAX: usize = 1920;
+/// Separates the fields of a register line; so no interpreter's path may contain it.
+pub const DELIMITER: u8 = b':';
+
+/// A handler that we want registered: programs of `arch` are run by `interpreter`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handler {
+    /// Whose programs.
+    pub arch: &'static Arch,
+    /// The emulator's path as the container's programs are told it.
+    pub interpreter: PathBuf,
+    /// Flag C: a set-user-ID program's rights count for the emulated program.
+    pub credentials: bool,
+}
+
+impl Handler {
+    /// The entry's file name: `toolbx-arch-` and the target.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("toolbx-arch-{}", self.arch.name)
+    }
+
+    /// The flags. Always `O` (the kernel opens the program, so that one of mode 0711 runs),
+    /// `P` (the program's argv\[0\] is preserved) and `F` (the emulator is opened now, and is the
+    /// one that runs wherever the program lives).
+    #[must_use]
+    pub fn flags(&self) -> &'static str {
+        if self.credentials { "OPFC" } else { "OPF" }
+    }
+
+    /// The line to write to `register`. Fails where the interpreter's path does not fit into one.
+    pub fn line(&self) -> Result<Vec<u8>> {
+        let interpreter = self.interpreter.as_os_str().as_bytes();
+        ensure!(
+            !interpreter.contains(&DELIMITER) && !interpreter.iter().any(u8::is_ascii_control),
+            "emulator {}: its path has a colon or a control character, which binfmt_misc cannot \
+             express; rename it",
+            self.interpreter.display()
+        );
+        let mut line = format!(
+            ":{}:M:0:{}:{}:",
+            self.name(),
+            escape(self.arch.pattern.magic()),
+            escape(self.arch.pattern.mask())
+        )
+        .into_bytes();
+        line.extend_from_slice(interpreter);
+        line.push(DELIMITER);
+        line.extend_from_slice(self.flags().as_bytes());
+        ensure!(
+            line.len() <= REGISTER_MAX,
+            "emulator {}: the register line would have {} bytes, the kernel takes {REGISTER_MAX}; \
+             move it to a shorter path",
+            self.interpreter.display(),
+            line.len()
+        );
+        Ok(line)
+    }
+}
+
+/// Every byte as `\xNN`, which `register` understands and which hides no delimiter or NUL.
+fn escape(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "\\x{byte:02x}");
+        text
+    })
+}
+
+/// A registered entry, as its file in the instance describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The file's name.
+    pub name: OsString,
+    /// Whether it takes part at exec.
+    pub enabled: bool,
+    /// The emulator's path as it was registered.
+    pub interpreter: PathBuf,
+    /// The flags, in the kernel's order (`P`, `O`, `C`, `F`).
+    pub flags: String,
+    /// Which files it is for.
+    pub matches: Match,
+}
+
+/// Which files an [`Entry`] is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// Those with these bytes at `offset`, as far as `mask` has bits.
+    Magic {
+        /// Offset in the file, in bytes.
+        offset: usize,
+        /// The bytes.
+        magic: Vec<u8>,
+        /// The bits that count; as long as `magic`.
+        mask: Vec<u8>,
+    },
+    /// Those whose name ends in this, without the dot.
+    Extension(OsString),
+}
+
+impl Entry {
+    /// Understands the text of an entry's file. `None` if it is no entry as this project knows it.
+    #[must_use]
+    pub fn parse(name: &OsStr, text: &[u8]) -> Option<Self> {
+        let mut enabled = None;
+        let mut interpreter = None;
+        let mut flags = String::new();
+        let (mut offset, mut magic, mut mask, mut extension) = (0, None, None, None);
+        for line in text.split(|byte| *byte == b'\n') {
+            let (key, value) = line.split_at(line.iter().position(|b| *b == b' ').unwrap_or(line.len()));
+            let value = value.strip_prefix(b" ").unwrap_or(value);
+            match key {
+                b"enabled" => enabled = Some(true),
+                b"disabled" => enabled = Some(false),
+                b"interpreter" => interpreter = Some(PathBuf::from(OsStr::from_bytes(value))),
+                b"flags:" => flags = String::from_utf8(value.to_vec()).ok()?,
+                b"offset" => offset = std::str::from_utf8(value).ok()?.parse().ok()?,
+                b"magic" => magic = Some(unhex(value)?),
+                b"mask" => mask = Some(unhex(value)?),
+                b"extension" => {
+                    let value = value.strip_prefix(b".").unwrap_or(value);
+                    extension = Some(OsString::from_vec(value.to_vec()));
+                }
+                _ => {}
+            }
+        }
+        let matches = match (magic, extension) {
+            (Some(magic), None) => {
+                let mask = mask.unwrap_or_else(|| vec![0xff; magic.len()]);
+                Match::Magic { offset, magic, mask }
+            }
+            (None, Some(extension)) => Match::Extension(extension),
+            _ => return None,
+        };
+        Some(Self { name: name.to_owned(), enabled: enabled?, interpreter: interpreter?, flags, matches })
+    }
+
+    /// Whether the kernel would use this entry, if enabled, for programs of `arch`.
+    #[must_use]
+    pub fn serves(&self, arch: &Arch) -> bool {
+        let Match::Magic { offset, magic, mask } = &self.matches else { return false };
+        let header = arch.pattern.magic();
+        magic.iter().zip(mask).enumerate().all(|(i, (magic, mask))| {
+            (header.get(offset + i).copied().unwrap_or(0) ^ magic) & mask == 0
+        })
+    }
+
+    /// Whether it works in containers: flag F, so that the emulator need not be in them.
+    #[must_use]
+    pub fn works_in_containers(&self) -> bool {
+        self.flags.contains('F')
+    }
+
+    /// Whether it is what `handler` would make, whatever its flag C.
+    #[must_use]
+    pub fn is_like(&self, handler: &Handler) -> bool {
+        let pattern = &handler.arch.pattern;
+        self.interpreter == handler.interpreter
+            && self.works_in_containers()
+            && matches!(&self.matches, Match::Magic { offset: 0, magic, mask }
+                if magic == pattern.magic() && mask == pattern.mask())
+    }
+}
+
+/// The entry that the kernel would use for `arch`: the first enabled one that matches, of a
+/// listing with the newest entry first.
+#[must_use]
+pub fn serving<'a>(entries: &'a [Entry], arch: &Arch) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.enabled && entry.serves(arch))
+}
+
+/// The emulator's visible path of a host path: below the directory that the hook makes in the
+/// container's /dev.
+#[must_use]
+pub fn visible_path(host: &Path) -> PathBuf {
+    Path::new("/").join(VISIBLE_DIR).join(host.strip_prefix("/").unwrap_or(host))
+}
+
+/// Where emulators appear in a container, relative to its root.
+const VISIBLE_DIR: &str = "dev/.toolbx-arch";
+
+/// The bytes that pairs of hexadecimal digits stand for; `None` if they are no such pairs.
+#[must_use]
+pub fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    text.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
+}

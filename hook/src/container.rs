@@ -1,0 +1,264 @@
+//! The container as it lies before us when the hook is called: its namespaces and mounts exist,
+//! its first program has not been executed. Everything is opened here, once, through
+//! `/proc/PID/root` and without entering; nothing is changed.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{
+    AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, StatxFlags,
+};
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::message::Call;
+use crate::oci::{Bundle, State};
+use crate::policy::Policy;
+use crate::scope::{Scope, UserNamespace};
+
+/// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
+pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
+const AUTOFS_SUPER_MAGIC: FsWord = 0x0187;
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
+
+/// A container that is being created. The descriptors stay valid after its namespaces are entered.
+#[derive(Debug)]
+pub struct Container {
+    /// The container's id, as messages name it.
+    pub id: String,
+    /// Its process, to enter its namespaces by.
+    pub pidfd: OwnedFd,
+    /// Whether its user namespace is another than ours.
+    pub enters_user_namespace: bool,
+    /// Whose instance it uses.
+    pub scope: Scope,
+    /// The directory that becomes its root.
+    pub rootfs: OwnedFd,
+    /// Its `/proc/sys/fs/binfmt_misc`.
+    pub target: OwnedFd,
+    /// Where its emulators go.
+    pub place: Place,
+}
+
+/// Where a container's emulators go.
+#[derive(Debug)]
+pub enum Place {
+    /// Shown below this directory, the container's /dev.
+    Dev(OwnedFd),
+    /// Not shown: flag F alone carries the emulator. With the reason.
+    Nowhere(&'static str),
+}
+
+/// A process's directory in /proc, which belongs to that process even if its pid is used again.
+struct Process {
+    pid: i32,
+    dir: OwnedFd,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    fn open(state: &State) -> Result<Self> {
+        let pid = state.pid;
+        let of = || format!("process {pid} of container {}", state.id);
+        let valid = Pid::from_raw(pid).context("pid 0")?;
+        let pidfd = rustix::process::pidfd_open(valid, PidfdFlags::empty())
+            .call(|| format!("pidfd_open {}", of()))?;
+        let dir = rustix::fs::open(
+            format!("/proc/{pid}"),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .call(|| format!("open /proc/{pid}, the {}", of()))?;
+        Ok(Self { pid, dir, pidfd })
+    }
+
+    /// Fails if the process has ended: then what was opened may be another's.
+    fn ensure_alive(&self) -> Result<()> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let ended = rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+            .call(|| format!("poll the pidfd of process {}", self.pid))?;
+        ensure!(ended == 0, "the container's process {} has ended", self.pid);
+        Ok(())
+    }
+
+    fn open_path(&self, name: &str) -> Result<OwnedFd> {
+        rustix::fs::openat(&self.dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open /proc/{}/{name}", self.pid))
+    }
+
+    fn stat(&self, name: &str) -> Result<Stat> {
+        rustix::fs::statat(&self.dir, name, AtFlags::empty())
+            .call(|| format!("stat /proc/{}/{name}", self.pid))
+    }
+
+    fn read(&self, name: &str) -> Result<String> {
+        let call = || format!("read /proc/{}/{name}", self.pid);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).call(call)?;
+        let mut text = Vec::new();
+        File::from(fd).read_to_end(&mut text).call(call)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// The user namespace that this process is in.
+pub fn own_user_namespace() -> Result<UserNamespace> {
+    let stat = rustix::fs::stat("/proc/self/ns/user").call(|| "stat /proc/self/ns/user".into())?;
+    Ok(UserNamespace { dev: stat.st_dev, ino: stat.st_ino })
+}
+
+impl Container {
+    /// Opens the container that `state` and `bundle` describe.
+    ///
+    /// Fails if its process is gone or is no container's, and if the place where binfmt_misc is to
+    /// be mounted is anything else than it should be.
+    pub fn open(state: &State, bundle: &Bundle, policy: &Policy) -> Result<Self> {
+        let process = Process::open(state)?;
+        let id = &state.id;
+        let (theirs, ours) = (process.stat("ns/mnt")?, stat_own("ns/mnt")?);
+        ensure!(
+            (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino),
+            "process {} is no container's: it shares the hook's mount namespace",
+            state.pid
+        );
+        let user = process.stat("ns/user")?;
+        let user = UserNamespace { dev: user.st_dev, ino: user.st_ino };
+        let own = own_user_namespace()?;
+        let rootfs = open_rootfs(&process, state, bundle)?;
+        let mounts = process.read("mountinfo")?;
+        let container = Self {
+            id: id.clone(),
+            enters_user_namespace: user != own,
+            scope: Scope::of(user, own, bundle.config.has_own_user_namespace()),
+            target: open_target(&rootfs, id, &mounts)?,
+            place: place(&rootfs, bundle, policy, &mounts),
+            rootfs,
+            pidfd: process.pidfd.try_clone().call(|| "dup a pidfd".into())?,
+        };
+        process.ensure_alive()?;
+        Ok(container)
+    }
+}
+
+fn stat_own(name: &str) -> Result<Stat> {
+    rustix::fs::stat(format!("/proc/self/{name}")).call(|| format!("stat /proc/self/{name}"))
+}
+
+/// Opens the directory that will become the container's root, in its mount namespace.
+fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<OwnedFd> {
+    let path = bundle.rootfs().or_else(|| state.root.clone()).with_context(|| {
+        format!("container {}: neither config.json nor the state names its rootfs", state.id)
+    })?;
+    let root = process.open_path("root")?;
+    open_in(&root, &path, OFlags::DIRECTORY, ResolveFlags::IN_ROOT)
+        .call(|| format!("openat2 {}, the rootfs of container {}", path.display(), state.id))
+}
+
+/// Opens the place where binfmt_misc is to be mounted, and makes sure that it is one.
+fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str) -> Result<OwnedFd> {
+    const DIRECTORY: &str = "proc/sys/fs";
+    let of = format!("of container {id}");
+    let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let parent = open_in(rootfs, Path::new(DIRECTORY), OFlags::DIRECTORY, strict)
+        .call(|| format!("openat2 {DIRECTORY} {of}"))?;
+    ensure!(
+        fs_type(&parent, DIRECTORY)? == PROC_SUPER_MAGIC,
+        "/{DIRECTORY} {of} is not on procfs; mount a procfs on /proc of the container"
+    );
+    // Not O_DIRECTORY: that would trigger an automount, on the host, if there is one here.
+    let target = open_in(&parent, Path::new("binfmt_misc"), OFlags::NOFOLLOW, strict)
+        .call(|| format!("openat2 {DIRECTORY}/binfmt_misc {of}; is binfmt_misc built in or loaded?"))?;
+    let stat = rustix::fs::fstat(&target).call(|| format!("fstat {DIRECTORY}/binfmt_misc {of}"))?;
+    let known = [PROC_SUPER_MAGIC, AUTOFS_SUPER_MAGIC, BINFMTFS_MAGIC];
+    ensure!(
+        FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && known.contains(&fs_type(&target, "binfmt_misc")?),
+        "/{DIRECTORY}/binfmt_misc {of} is not a directory of procfs, autofs or binfmt_misc"
+    );
+    ensure!(
+        !is_shared(&target, mounts)?,
+        "/{DIRECTORY}/binfmt_misc {of} lies on a mount with shared propagation, so a mount there \
+         would reach the host; do not mount /proc as a shared volume, and use rslave instead of \
+         rshared for the others"
+    );
+    Ok(target)
+}
+
+/// Decides where the container's emulators can be shown: in its /dev, if that is a tmpfs of its
+/// own, so that neither the image nor the host gets anything of it.
+fn place(rootfs: &OwnedFd, bundle: &Bundle, policy: &Policy, mounts: &str) -> Place {
+    if !policy.inject {
+        return Place::Nowhere("the policy says so");
+    }
+    if !bundle.config.has_own_dev() {
+        return Place::Nowhere("the container's /dev is not a tmpfs of its own");
+    }
+    let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let Ok(dev) = open_in(rootfs, Path::new("dev"), OFlags::DIRECTORY, strict) else {
+        return Place::Nowhere("the container's /dev is not a plain directory");
+    };
+    // A devtmpfs calls itself tmpfs too, but there is one for the whole machine.
+    let is_hosts = rustix::fs::fstat(&dev).ok().map(|stat| stat.st_dev)
+        == rustix::fs::stat("/dev").ok().map(|stat| stat.st_dev);
+    if is_hosts || fs_type(&dev, "dev").ok() != Some(TMPFS_MAGIC) {
+        return Place::Nowhere("the container's /dev is the host's");
+    }
+    if is_shared(&dev, mounts).unwrap_or(true) {
+        return Place::Nowhere("the container's /dev has shared propagation");
+    }
+    Place::Dev(dev)
+}
+
+/// Opens `path` below `dir` as a mere location.
+fn open_in(
+    dir: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)
+}
+
+fn fs_type(fd: impl AsFd, what: &str) -> Result<FsWord> {
+    Ok(rustix::fs::fstatfs(fd).call(|| format!("fstatfs {what}"))?.f_type)
+}
+
+/// Whether the mount that `fd` lies on passes mounts on to others, by a process's mountinfo.
+fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
+    let statx = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .call(|| "statx a mount id".into())?;
+    let id = statx.stx_mnt_id;
+    mount_is_shared(mountinfo, id).with_context(|| format!("mount {id} is not in mountinfo"))
+}
+
+/// Whether the mount `id` has the optional field `shared:N`; `None` if there is no such mount.
+fn mount_is_shared(mountinfo: &str, id: u64) -> Option<bool> {
+    let line = mountinfo.lines().find(|line| {
+        line.split(' ').next().and_then(|field| field.parse().ok()) == Some(id)
+    })?;
+    // Optional fields stand between the sixth field and a lone "-" (proc_pid_mountinfo(5)).
+    Some(line.split(' ').skip(6).take_while(|field| *field != "-").any(|f| f.starts_with("shared:")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_shared_mounts() {
+        let mountinfo = "\
+22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw
+23 1 0:22 / /proc rw,relatime - proc proc rw
+24 1 0:23 / /shared:9 rw,relatime master:5 - tmpfs shared:1 rw
+25 1 0:24 / /x rw shared:7 master:5 - tmpfs x rw
+";
+        for (id, shared) in [(22, Some(true)), (23, Some(false)), (24, Some(false)), (25, Some(true)), (2, None)] {
+            assert_eq!(mount_is_shared(mountinfo, id), shared, "mount {id}");
+        }
+    }
+}

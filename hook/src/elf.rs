@@ -1,0 +1,145 @@
+//! The few facts about ELF files that the project needs: where the header's fields are, and
+//! whether a file is a statically linked program. Pure.
+
+use anyhow::{Context, Result};
+use goblin::elf::header::{ET_DYN, ET_EXEC};
+use goblin::elf::program_header::{PT_INTERP, ProgramHeader};
+
+/// Offsets in `e_ident`, the header's first 16 bytes.
+pub mod e_ident {
+    /// Byte order.
+    pub const DATA: usize = 5;
+    /// Version of the header.
+    pub const VERSION: usize = 6;
+    /// Operating system or ABI.
+    pub const OSABI: usize = 7;
+    /// Version of that ABI.
+    pub const ABIVERSION: usize = 8;
+}
+
+/// Offset of `e_type`, two bytes.
+pub const E_TYPE: usize = 16;
+/// Offset of `e_machine`, two bytes.
+pub const E_MACHINE: usize = 18;
+/// Offset of `e_entry`, which ends the part that all headers share.
+pub const E_ENTRY: usize = 24;
+/// The only version there is, in `EI_VERSION` and `e_version`.
+pub const EV_CURRENT: u8 = 1;
+
+/// `EI_CLASS`: the size of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// 32 bits.
+    Elf32 = 1,
+    /// 64 bits.
+    Elf64 = 2,
+}
+
+/// `EI_DATA`: the byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Data {
+    /// Least significant byte first.
+    Lsb = 1,
+    /// Most significant byte first.
+    Msb = 2,
+}
+
+/// How much of a file [`Program::read`] asks for at once: a 64-bit header, and then the program
+/// headers, of which a linker writes about ten.
+const HEADER_LEN: usize = 64;
+/// The most program headers Linux accepts: one page of them (`load_elf_phdrs`, 64 KiB).
+const PROGRAM_HEADERS_MAX: usize = 65_536;
+
+/// What a file's ELF header and program headers say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The file's first bytes, to be compared with a [`crate::arch::Pattern`].
+    pub header: [u8; HEADER_LEN],
+    /// Whether it is a program: `ET_EXEC` or `ET_DYN`.
+    pub executable: bool,
+    /// Whether it names a dynamic loader (`PT_INTERP`).
+    pub dynamic: bool,
+}
+
+impl Program {
+    /// Reads what is needed through `read_at(buffer, offset)`, which fills the buffer from a file.
+    ///
+    /// Fails where the file cannot be read, is shorter than its headers, or is not ELF.
+    pub fn read(read_at: impl Fn(&mut [u8], u64) -> std::io::Result<()>) -> Result<Self> {
+        let mut header = [0; HEADER_LEN];
+        read_at(&mut header, 0).context("shorter than an ELF header")?;
+        let elf = goblin::elf::Elf::parse_header(&header).context("not an ELF file")?;
+        let table_len = usize::from(elf.e_phnum) * usize::from(elf.e_phentsize);
+        anyhow::ensure!(table_len <= PROGRAM_HEADERS_MAX, "more program headers than Linux loads");
+        let mut table = vec![0; table_len];
+        read_at(&mut table, elf.e_phoff).context("cut off before its program headers")?;
+        let context = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
+        let headers = ProgramHeader::parse(&table, 0, elf.e_phnum.into(), context)
+            .context("malformed program headers")?;
+        Ok(Self {
+            header,
+            executable: matches!(elf.e_type, ET_EXEC | ET_DYN),
+            dynamic: headers.iter().any(|header| header.p_type == PT_INTERP),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Program> {
+        Program::read(|buffer, offset| {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            (&bytes[start..]).read_exact(buffer)
+        })
+    }
+    use std::io::Read as _;
+
+    /// A 64-bit little-endian header with one program header of type `p_type` behind it.
+    fn file(e_type: u8, p_type: u8) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER_LEN + 56];
+        bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        bytes[E_TYPE] = e_type;
+        bytes[E_MACHINE] = 62;
+        bytes[32] = 64; // e_phoff
+        bytes[54] = 56; // e_phentsize
+        bytes[56] = 1; // e_phnum
+        bytes[HEADER_LEN] = p_type;
+        bytes
+    }
+
+    #[test]
+    fn tells_static_from_dynamic() {
+        for (e_type, p_type, executable, dynamic) in [
+            (2, 1, true, false),  // ET_EXEC, PT_LOAD: static
+            (3, 1, true, false),  // ET_DYN: static-pie
+            (3, 3, true, true),   // PT_INTERP: dynamic
+            (1, 1, false, false), // ET_REL: an object file
+        ] {
+            let program = read(&file(e_type, p_type)).unwrap();
+            assert_eq!((program.executable, program.dynamic), (executable, dynamic));
+        }
+    }
+
+    #[test]
+    fn refuses_every_cut() {
+        let whole = file(2, 1);
+        for len in 0..whole.len() {
+            assert!(read(&whole[..len]).is_err(), "cut at {len}");
+        }
+        assert!(read(b"#!/bin/sh\n").is_err());
+    }
+
+    #[test]
+    fn refuses_headers_out_of_reach() {
+        let mut far = file(2, 1);
+        far[32..40].copy_from_slice(&(1u64 << 63).to_le_bytes());
+        assert!(read(&far).is_err());
+        let mut many = file(2, 1);
+        many[56..58].copy_from_slice(&u16::MAX.to_le_bytes());
+        assert!(read(&many).is_err());
+    }
+}

@@ -1,0 +1,108 @@
+//! Finds the emulator of a target on the host, and refuses one that could not work in a container
+//! or that somebody else could replace. Changes nothing.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::arch::{self, Arch};
+use crate::elf::Program;
+use crate::message::Call;
+use crate::policy::{Policy, Sha256Sum};
+use crate::trust::{self, Caller};
+
+/// An emulator that passed every check. The open file is the one that was checked.
+#[derive(Debug)]
+pub struct Emulator {
+    /// Whose programs it runs.
+    pub arch: &'static Arch,
+    /// Where the policy's directories and names found it on the host.
+    pub path: PathBuf,
+    /// The file, open for reading.
+    pub file: File,
+}
+
+/// Says what to install; the end of every error of this module about a missing emulator.
+const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, Fedora) or \
+                       qemu-user (Debian 13), or name another directory in the policy's \
+                       emulator_directories";
+
+/// The first emulator for `arch` in the policy's directories that can be used.
+///
+/// Fails where there is none, and then names every candidate and what is wrong with it.
+pub fn find(arch: &'static Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
+    let mut refused = Vec::new();
+    for path in candidates(arch, policy) {
+        match trust::open(&path, caller).map(|file| file.map(|file| check(&file, arch, policy).map(|()| file))) {
+            Ok(None) => {}
+            Ok(Some(Ok(file))) => return Ok(Emulator { arch, path, file }),
+            Ok(Some(Err(error))) => refused.push(format!("{} {error:#}", path.display())),
+            Err(error) => refused.push(format!("{error:#}")),
+        }
+    }
+    if refused.is_empty() {
+        bail!("no emulator for {} on this machine: {INSTALL}", arch.name);
+    }
+    bail!("no usable emulator for {}: {}", arch.name, refused.join("; "))
+}
+
+/// Every path where the policy lets the emulator be, in order.
+fn candidates(arch: &Arch, policy: &Policy) -> impl Iterator<Item = PathBuf> {
+    policy.emulator_directories.iter().flat_map(move |directory| {
+        policy.emulator_names.iter().map(move |name| directory.path().join(name.of(arch)))
+    })
+}
+
+/// Whether the file can run in any container, and is what the policy pinned.
+fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<()> {
+    let mode = file.metadata().call(|| "fstat".into())?.mode();
+    ensure!(mode & 0o111 != 0, "is not executable; run: chmod a+x on it");
+    let program = Program::read(|buffer, offset| file.read_exact_at(buffer, offset))
+        .context("is not a program")?;
+    let host = arch::host();
+    ensure!(
+        host.pattern.matches(&program.header),
+        "is a program for {}, this machine is {}",
+        arch::of_header(&program.header).map_or("another machine", |arch| arch.name),
+        host.name
+    );
+    ensure!(program.executable, "is an ELF file, but not a program");
+    // The kernel would look for its loader inside the container.
+    ensure!(
+        !program.dynamic,
+        "is linked dynamically, so its loader would be missing in the container; {INSTALL}"
+    );
+    if let Some(pinned) = policy.emulator_sha256.get(arch.name) {
+        let found = sha256(file)?;
+        ensure!(
+            pinned.contains(&found),
+            "has the SHA-256 sum {found}, which the policy's emulator_sha256 does not list for {}",
+            arch.name
+        );
+    }
+    Ok(())
+}
+
+fn sha256(mut file: &File) -> Result<Sha256Sum> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer).call(|| "read".into())? {
+            0 => return Ok(Sha256Sum::new(hasher.finalize().into())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+impl Emulator {
+    /// Whether `path` leads to this very file now, in the mount namespace the process is in.
+    pub fn is_at(&self, path: &Path) -> Result<bool> {
+        let ours = self.file.metadata().call(|| format!("fstat {}", self.path.display()))?;
+        Ok(std::fs::metadata(path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
+    }
+}

@@ -1,0 +1,192 @@
+//! The hook itself: reads and decides ([`plan`]), then does ([`run`]), and says what it did.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::arch::Arch;
+use crate::binfmt::{Handler, visible_path};
+use crate::container::{Container, Place, own_user_namespace};
+use crate::emulator::{self, Emulator};
+use crate::instance::Instance;
+use crate::log::{Log, Severity};
+use crate::oci::{Bundle, State};
+use crate::policy::{Credentials, Policy};
+use crate::request::{self, Request};
+use crate::sandbox;
+use crate::scope::Scope;
+use crate::trust::Caller;
+
+/// The instance of the mount namespace that the hook runs in.
+const HOST_INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
+
+/// What is to be done to a container. Made by [`plan`], which changes nothing.
+#[derive(Debug)]
+pub struct Plan {
+    /// The container.
+    pub container: Container,
+    /// What is to be registered; at least one.
+    pub emulations: Vec<Emulation>,
+}
+
+/// One target, the emulator on the host, and the handler in the container.
+#[derive(Debug)]
+pub struct Emulation {
+    /// The checked file on the host.
+    pub emulator: Emulator,
+    /// What is to be registered.
+    pub handler: Handler,
+}
+
+/// What was decided for a container.
+#[derive(Debug)]
+pub enum Decision {
+    /// Nothing was asked for.
+    NotAsked,
+    /// The container says `none`.
+    Off,
+    /// The host runs the architectures itself.
+    Native,
+    /// The machine's own handlers serve the container.
+    Inherited,
+    /// This is to be done.
+    Emulate(Box<Plan>),
+}
+
+/// Runs the hook for the container whose state arrives on standard input.
+///
+/// `working_directory` is the one that the runtime started the hook in. Leaves one record in the
+/// log, unless the container asked for nothing. Fails where the container asked for something
+/// that it cannot have.
+pub fn run(working_directory: &Path) -> Result<()> {
+    let start = Instant::now();
+    let mut log = Log::connect();
+    let state = State::read(std::io::stdin().lock());
+    let result = state.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|state| {
+        let decision = plan(state, working_directory)?;
+        let record = record(&decision);
+        if let Decision::Emulate(plan) = decision {
+            sandbox::apply(&plan)?;
+        }
+        Ok(record)
+    });
+    let (severity, mut record) = match &result {
+        Ok(None) => return Ok(()),
+        Ok(Some(record)) => (Severity::Info, record.clone()),
+        Err(error) => (Severity::Error, json!({"decision": "refused", "error": format!("{error:#}")})),
+    };
+    record["container"] = state.map_or(Value::Null, |state| state.id.into());
+    record["us"] = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into();
+    log.send(severity, &record.to_string());
+    result.map(|_| ())
+}
+
+/// Decides what is to be done for the container of `state`. Reads only.
+pub fn plan(state: &State, working_directory: &Path) -> Result<Decision> {
+    let bundle = match state.annotations {
+        Some(_) => None,
+        None => Some(Bundle::find(state, working_directory)?),
+    };
+    let annotations = match &bundle {
+        None => state.annotations.clone(),
+        Some(bundle) => bundle.config.annotations.clone(),
+    }
+    .unwrap_or_default();
+    if !request::asks(&annotations) {
+        return Ok(Decision::NotAsked);
+    }
+    let caller = Caller::current()?;
+    let policy = Policy::load(caller)?;
+    let targets = match request::decide(&annotations, &policy, Arch::is_native)? {
+        Request::Nothing => return Ok(Decision::NotAsked),
+        Request::Off => return Ok(Decision::Off),
+        Request::Native => return Ok(Decision::Native),
+        Request::Emulate(targets) => targets,
+    };
+    let bundle = bundle.map_or_else(|| Bundle::find(state, working_directory), Ok)?;
+    let container = Container::open(state, &bundle, &policy)?;
+    if container.scope == Scope::Host {
+        return inherit(Instance::mounted_at(Path::new(HOST_INSTANCE)).as_ref(), &targets);
+    }
+    let emulations = targets
+        .into_iter()
+        .map(|arch| emulation(arch, &container, &policy, caller))
+        .collect::<Result<_>>()?;
+    Ok(Decision::Emulate(Box::new(Plan { container, emulations })))
+}
+
+fn emulation(
+    arch: &'static Arch,
+    container: &Container,
+    policy: &Policy,
+    caller: Caller,
+) -> Result<Emulation> {
+    let emulator = emulator::find(arch, policy, caller)?;
+    let interpreter = match container.place {
+        Place::Dev(_) => visible_path(&emulator.path),
+        Place::Nowhere(_) => emulator.path.clone(),
+    };
+    let credentials =
+        container.scope == Scope::Private && policy.credentials == Credentials::Private;
+    Ok(Emulation { emulator, handler: Handler { arch, interpreter, credentials } })
+}
+
+/// Scope host: the machine's instance is never written, so its handlers must do.
+///
+/// `host` is the instance that is mounted on the host, if one is. Fails, with what to do, where
+/// it lacks a working handler for one of `targets`.
+pub fn inherit(host: Option<&Instance>, targets: &[&'static Arch]) -> Result<Decision> {
+    for arch in targets {
+        let served = match host {
+            Some(host) => host.serves(arch)?,
+            None => false,
+        };
+        if !served {
+            bail!(
+                "the container has no user namespace of its own, so a handler for {} would be \
+                 registered for the whole machine; run it with --userns=auto, or as an ordinary \
+                 user, or register a handler with flag F on the host",
+                arch.name
+            );
+        }
+    }
+    Ok(Decision::Inherited)
+}
+
+/// The log record of a decision; `None` where nothing was asked for.
+fn record(decision: &Decision) -> Option<Value> {
+    Some(match decision {
+        Decision::NotAsked => return None,
+        Decision::Off => json!({"decision": "off"}),
+        Decision::Native => json!({"decision": "native"}),
+        Decision::Inherited => json!({"decision": "inherited", "scope": Scope::Host.name()}),
+        Decision::Emulate(plan) => json!({
+            "decision": "emulated",
+            "scope": plan.container.scope.name(),
+            "not_shown": match plan.container.place {
+                Place::Dev(_) => Value::Null,
+                Place::Nowhere(why) => why.into(),
+            },
+            "targets": plan.emulations.iter().map(|Emulation { emulator, handler }| json!({
+                "target": handler.arch.name,
+                "emulator": emulator.path.display().to_string(),
+                "flags": handler.flags(),
+            })).collect::<Vec<_>>(),
+        }),
+    })
+}
+
+impl Caller {
+    /// On whose behalf this process runs, by the user namespace it is in.
+    fn current() -> Result<Self> {
+        if own_user_namespace()?.is_initial() {
+            return Ok(Self::Root);
+        }
+        const FILE: &str = "/proc/sys/kernel/overflowuid";
+        let text = std::fs::read_to_string(FILE).with_context(|| format!("read {FILE}"))?;
+        let overflow_uid = text.trim_end().parse().with_context(|| format!("parse {FILE}"))?;
+        Ok(Self::User { overflow_uid })
+    }
+}

@@ -1,0 +1,22 @@
+//! toolbx-arch makes containers of another CPU architecture simply run.
+//!
+//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with [`oci`],
+//! [`policy`], [`request`], [`container`], [`scope`], [`emulator`]; [`sandbox::apply`] does.
+//! [`arch`], [`elf`] and [`binfmt`] are pure and know nothing of the rest.
+
+pub mod arch;
+pub mod binfmt;
+pub mod container;
+pub mod elf;
+pub mod emulator;
+pub mod hook;
+pub mod instance;
+pub mod kernel;
+pub mod log;
+pub mod message;
+pub mod oci;
+pub mod policy;
+pub mod request;
+pub mod sandbox;
+pub mod scope;
+pub mod trust;

@@ -1,0 +1,74 @@
+//! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use toolbx_arch::{arch, hook, kernel};
+
+const HELP: &str = "\
+toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runtime hook)
+
+Usage:
+  toolbx-arch-hook create-runtime   handle the container whose state is on standard input
+  toolbx-arch-hook prestart         the same, for runtimes that know only that stage
+  toolbx-arch-hook list             show every architecture and its names
+  toolbx-arch-hook --help | --version
+
+Runtimes start it; to make one do so: podman run --annotation toolbx.arch=arm64 IMAGE
+Exit status: 0 done or nothing to do, 1 the container cannot have what it asked for, 2 usage.
+More: toolbx-arch-hook(8), toolbx-arch-policy(5)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
+    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
+    match arguments[..] {
+        ["create-runtime" | "prestart"] => create_runtime(),
+        ["list"] => show(&list()),
+        ["--help" | "-h" | "help"] => show(HELP),
+        ["--version" | "-V"] => show(concat!("toolbx-arch-hook ", env!("CARGO_PKG_VERSION"), "\n")),
+        _ => {
+            eprint!("toolbx-arch-hook: error: one command is expected\n\n{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn create_runtime() -> ExitCode {
+    let working_directory = isolate();
+    match hook::run(&working_directory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("toolbx-arch-hook: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sheds what a runtime may have left the hook: descriptors, blocked signals, umask, a directory.
+/// Returns that directory.
+fn isolate() -> PathBuf {
+    kernel::close_from(3);
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let working_directory = std::env::current_dir().unwrap_or_default();
+    let _ = std::env::set_current_dir("/");
+    working_directory
+}
+
+/// Writes to standard output; a reader who has gone is no error.
+fn show(text: &str) -> ExitCode {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// A line for each target: QEMU's name, and its other names.
+fn list() -> String {
+    arch::ARCHES
+        .iter()
+        .map(|arch| format!("{:<12} {}\n", arch.name, arch.names().skip(1).collect::<Vec<_>>().join(" ")))
+        .collect()
+}

@@ -1,0 +1,185 @@
+//! What the runtime tells a hook: the container's state on standard input, and the bundle's
+//! config.json. Only what is needed is read, so that nothing else in them can be wrong.
+//!
+//! Source: the OCI runtime specification, and what crun and runc really send. The specification
+//! lets a runtime define further values of `status`, which the `oci-spec` crate refuses; so the
+//! few fields are declared here.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Deserialize;
+
+/// Engines refuse an image manifest of more than 4 MiB, and its annotations, escaped once more,
+/// are the largest thing that can legitimately be in a state.
+const STATE_MAX: u64 = 8 * 1024 * 1024;
+/// A config.json holds the annotations too, and the seccomp profile.
+const CONFIG_MAX: u64 = 16 * 1024 * 1024;
+
+/// The container's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct State {
+    /// The container's id.
+    #[serde(default)]
+    pub id: String,
+    /// The process that will become the container's first, as the hook's pid namespace sees it.
+    #[serde(default)]
+    pub pid: i32,
+    /// The bundle's directory. crun says "/" where it entered a user namespace before it asked.
+    #[serde(default)]
+    pub bundle: PathBuf,
+    /// The container's annotations; some runtimes leave them out where there are none.
+    #[serde(default)]
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// The rootfs; crun only.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
+}
+
+impl State {
+    /// Reads the state to its end. Fails where it is no state, or larger than 8 MiB.
+    pub fn read(mut from: impl Read) -> Result<Self> {
+        let mut text = Vec::new();
+        from.by_ref().take(STATE_MAX).read_to_end(&mut text).context("read the state")?;
+        // A runtime that writes to a closed pipe may die of it.
+        let rest = std::io::copy(&mut from, &mut std::io::sink()).context("read the state")?;
+        ensure!(
+            rest == 0,
+            "the container's state on standard input is larger than 8 MiB ({} bytes)",
+            STATE_MAX + rest
+        );
+        ensure!(
+            !text.is_empty(),
+            "no container state on standard input; this program is started by an OCI runtime"
+        );
+        let state: Self = serde_json::from_slice(&text)
+            .map_err(|error| anyhow!("the container's state on standard input: {error}"))?;
+        ensure!(state.pid > 0, "the container's state names no process (pid {})", state.pid);
+        Ok(state)
+    }
+}
+
+/// The bundle's config.json.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Config {
+    /// Where the rootfs is.
+    pub root: Option<Root>,
+    /// The mounts, in the order in which they are made.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// The part for Linux.
+    pub linux: Option<Linux>,
+    /// The same as the state's.
+    #[serde(default)]
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// config.json's `root`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Root {
+    /// Absolute, or relative to the bundle.
+    pub path: PathBuf,
+}
+
+/// One of config.json's `mounts`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Mount {
+    /// The mount point, in the container.
+    pub destination: PathBuf,
+    /// The file system, where one is named.
+    #[serde(rename = "type")]
+    pub fs_type: Option<String>,
+}
+
+/// config.json's `linux`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Linux {
+    /// The namespaces that the container gets or joins.
+    #[serde(default)]
+    pub namespaces: Vec<Namespace>,
+}
+
+/// One of config.json's `namespaces`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Namespace {
+    /// Which kind, for example `user`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The one to join; without it a new one is made.
+    pub path: Option<PathBuf>,
+}
+
+impl Config {
+    /// Understands a config.json.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        serde_json::from_slice(text).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// Whether the container's user namespace is made for it alone.
+    #[must_use]
+    pub fn has_own_user_namespace(&self) -> bool {
+        let namespaces = self.linux.iter().flat_map(|linux| &linux.namespaces);
+        namespaces.into_iter().any(|ns| ns.kind == "user" && ns.path.is_none())
+    }
+
+    /// Whether what the container has on /dev is a tmpfs that the runtime mounts: the last mount
+    /// there decides.
+    #[must_use]
+    pub fn has_own_dev(&self) -> bool {
+        let at_dev = |mount: &&Mount| mount.destination.components().eq(Path::new("/dev").components());
+        self.mounts.iter().rfind(at_dev).and_then(|mount| mount.fs_type.as_deref()) == Some("tmpfs")
+    }
+}
+
+/// A container's bundle: its directory, and what its config.json says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// The directory.
+    pub path: PathBuf,
+    /// Its config.json.
+    pub config: Config,
+}
+
+impl Bundle {
+    /// Finds and reads the bundle of `state`: in its `bundle`, or, where crun misreports that as
+    /// "/", in `working_directory`, the one that the runtime started the hook in.
+    ///
+    /// There, a config.json that does not name the state's rootfs is somebody else's.
+    /// Fails where no config.json is found, or the one found is malformed.
+    pub fn find(state: &State, working_directory: &Path) -> Result<Self> {
+        if let Some(bundle) = Self::read(&state.bundle)? {
+            return Ok(bundle);
+        }
+        match Self::read(working_directory)? {
+            Some(bundle) if state.root.is_some() && bundle.rootfs() == state.root => Ok(bundle),
+            _ => Err(anyhow!("no config.json in the bundle {}", state.bundle.display())),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Option<Self>> {
+        Ok(read_config(path)?.map(|config| Self { path: path.to_owned(), config }))
+    }
+
+    /// The rootfs's absolute path on the host.
+    #[must_use]
+    pub fn rootfs(&self) -> Option<PathBuf> {
+        self.config.root.as_ref().map(|root| self.path.join(&root.path))
+    }
+}
+
+/// The config.json in the directory `bundle`; `None` if it has none.
+fn read_config(bundle: &Path) -> Result<Option<Config>> {
+    let path = bundle.join("config.json");
+    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let mut text = Vec::new();
+    let context = || format!("read {}", path.display());
+    file.take(CONFIG_MAX + 1).read_to_end(&mut text).with_context(context)?;
+    ensure!(text.len() as u64 <= CONFIG_MAX, "{} is larger than 16 MiB", path.display());
+    Config::parse(&text).with_context(context).map(Some)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! The policy: which emulators, which architectures, which rights, and what an annotation may
+//! decide. JSON files, each of which overrides the ones before it key by key.
+//!
+//! The keys are described in `policies/policy.schema.json` and toolbx-arch-policy(5).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Deserialize;
+
+use crate::arch::{self, Arch};
+use crate::binfmt::DELIMITER;
+use crate::trust::{self, Caller};
+
+/// What holds where no file says otherwise; complete.
+const DEFAULT: &str = include_str!("../../policies/default.json");
+/// Read in this order; the user's own comes last. Relative to the host's root.
+const SYSTEM_FILES: [&str; 2] = ["usr/share/toolbx-arch/policy.json", "etc/toolbx-arch/policy.json"];
+/// Below the user's home.
+const USER_FILE: &str = ".config/toolbx-arch/policy.json";
+/// More than any policy needs; keeps the hook's memory bounded.
+const FILE_MAX: u64 = 1024 * 1024;
+
+/// The policy in force.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// For editors; not used.
+    #[serde(rename = "$schema", default)]
+    _schema: Option<String>,
+    /// Where emulators are looked for, in order.
+    pub emulator_directories: Vec<Directory>,
+    /// Under which names, in order, in each directory.
+    pub emulator_names: Vec<NamePattern>,
+    /// By target: the emulator's file must have one of these sums.
+    pub emulator_sha256: Sums,
+    /// Which architectures may be emulated.
+    pub architectures: Vec<Allowed>,
+    /// When a set-user-ID program keeps its rights under emulation.
+    pub credentials: Credentials,
+    /// Whether the emulator's file is shown in the container.
+    pub inject: bool,
+    /// The annotations that are listened to.
+    pub annotations: Vec<Annotation>,
+}
+
+/// A policy file: the same keys, each of which may be missing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Layer {
+    #[serde(rename = "$schema")]
+    _schema: Option<String>,
+    emulator_directories: Option<Vec<Directory>>,
+    emulator_names: Option<Vec<NamePattern>>,
+    emulator_sha256: Option<Sums>,
+    architectures: Option<Vec<Allowed>>,
+    credentials: Option<Credentials>,
+    inject: Option<bool>,
+    annotations: Option<Vec<Annotation>>,
+}
+
+/// When flag C is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Credentials {
+    /// In a user namespace that belongs to the container alone.
+    Private,
+    /// Never: sudo, su and the like do not work under emulation.
+    Never,
+}
+
+/// An annotation that a container may carry for this hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Annotation {
+    /// The user's request.
+    #[serde(rename = "toolbx.arch")]
+    Arch,
+    /// Toolbx's record, which CRI-O makes an annotation of.
+    #[serde(rename = "toolbox-arch")]
+    Toolbox,
+}
+
+/// An element of `architectures`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Allowed {
+    /// `all`.
+    All,
+    /// This one, by any of its names.
+    One(&'static Arch),
+}
+
+/// An absolute directory that can stand in a register line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Directory(PathBuf);
+
+/// An emulator's file name, with `{cpu}` in place of QEMU's name of the target.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NamePattern(String);
+
+/// A SHA-256 sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Sha256Sum([u8; 32]);
+
+/// Pinned sums, by target.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Vec<Sha256Sum>>")]
+pub struct Sums(BTreeMap<&'static str, Vec<Sha256Sum>>);
+
+impl Policy {
+    /// The policy in force for `caller`: the built-in default, the system's files, and the
+    /// caller's own.
+    ///
+    /// Fails where a file that exists cannot be read, is not a policy, or (see [`trust`]) may be
+    /// written by somebody else.
+    pub fn load(caller: Caller) -> Result<Self> {
+        let user = match caller {
+            Caller::Root => None,
+            Caller::User { .. } => home().map(|home| home.join(USER_FILE)),
+        };
+        let system = SYSTEM_FILES.iter().map(|file| Path::new("/").join(file));
+        let mut policy = Self::default();
+        for path in system.chain(user) {
+            if let Some(text) = read(&path, caller).context("policy")? {
+                policy = policy.overridden_by(&text, &path)?;
+            }
+        }
+        Ok(policy)
+    }
+
+    /// This policy with the keys of `text`, the content of the file `path`, in place of its own.
+    ///
+    /// The error names file, line and key.
+    pub fn overridden_by(self, text: &str, path: &Path) -> Result<Self> {
+        let layer: Layer = serde_json::from_str(text).map_err(|error| locate(&error, text, path))?;
+        Ok(Self {
+            _schema: None,
+            emulator_directories: layer.emulator_directories.unwrap_or(self.emulator_directories),
+            emulator_names: layer.emulator_names.unwrap_or(self.emulator_names),
+            emulator_sha256: layer.emulator_sha256.unwrap_or(self.emulator_sha256),
+            architectures: layer.architectures.unwrap_or(self.architectures),
+            credentials: layer.credentials.unwrap_or(self.credentials),
+            inject: layer.inject.unwrap_or(self.inject),
+            annotations: layer.annotations.unwrap_or(self.annotations),
+        })
+    }
+
+    /// Whether `arch` may be emulated.
+    #[must_use]
+    pub fn allows(&self, arch: &Arch) -> bool {
+        self.architectures.iter().any(|allowed| match allowed {
+            Allowed::All => true,
+            Allowed::One(one) => *one == arch,
+        })
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        serde_json::from_str(DEFAULT).expect("policies/default.json is complete and valid")
+    }
+}
+
+/// The file's text, or `None` where there is no such file.
+fn read(path: &Path, caller: Caller) -> Result<Option<String>> {
+    let Some(file) = trust::open(path, caller)? else { return Ok(None) };
+    let mut text = String::new();
+    let length = file
+        .take(FILE_MAX + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("read {}", path.display()))?;
+    ensure!(length as u64 <= FILE_MAX, "{} is larger than 1 MiB", path.display());
+    Ok(Some(text))
+}
+
+/// `FILE:LINE: key "KEY": what is wrong`.
+fn locate(error: &serde_json::Error, text: &str, path: &Path) -> anyhow::Error {
+    let (line, column) = (error.line(), error.column());
+    // serde_json ends its message with the position, which stands in front here.
+    let message = error.to_string();
+    let message = message.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&message);
+    let key = key_before(text, line, column).map(|key| format!(" key {key}:")).unwrap_or_default();
+    anyhow!("policy {}:{line}:{key} {message}", path.display())
+}
+
+/// The last key, with its quotes, that begins before a position of `text`; line and column count
+/// from 1.
+fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
+    let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let before = text.get(..(start + column).min(text.len()))?;
+    let mut quotes = before.match_indices('"').map(|(i, _)| i);
+    let mut last = None;
+    while let (Some(open), Some(close)) = (quotes.next(), quotes.next()) {
+        if text[close + 1..].trim_start().starts_with(':') {
+            last = Some(&text[open..=close]);
+        }
+    }
+    last
+}
+
+/// The home directory of the user whom this user namespace's uid 0 stands for.
+///
+/// The environment says nothing: a drop-in's `env` replaces it.
+fn home() -> Option<PathBuf> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
+    home_of(outer_uid(&map)?, &std::fs::read_to_string("/etc/passwd").ok()?)
+}
+
+/// The uid, in the parent namespace, of uid 0: second number of the first line of a `uid_map`.
+fn outer_uid(uid_map: &str) -> Option<u32> {
+    uid_map.lines().next()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let home = Path::new(*fields.get(5)?);
+        (fields[2].parse() == Ok(uid) && home.is_absolute()).then(|| home.to_owned())
+    })
+}
+
+impl Directory {
+    /// The path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Directory {
+    type Error = String;
+    fn try_from(path: String) -> Result<Self, String> {
+        if !path.starts_with('/') {
+            Err(format!("{path:?} is not an absolute path"))
+        } else if path.bytes().any(|byte| byte == DELIMITER || byte.is_ascii_control()) {
+            Err(format!("{path:?} has a colon or a control character, which binfmt_misc cannot express"))
+        } else if Path::new(&path).components().any(|c| c == std::path::Component::ParentDir) {
+            Err(format!("{path:?} has a '..'"))
+        } else {
+            Ok(Self(path.into()))
+        }
+    }
+}
+
+impl NamePattern {
+    /// The file name for `arch`.
+    #[must_use]
+    pub fn of(&self, arch: &Arch) -> String {
+        self.0.replace("{cpu}", arch.emulator)
+    }
+}
+
+impl TryFrom<String> for NamePattern {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != DELIMITER && b != b'/');
+        if !name.contains("{cpu}") {
+            Err(format!("{name:?} does not contain {{cpu}}, the place of the target's name"))
+        } else if plain {
+            Ok(Self(name))
+        } else {
+            Err(format!("{name:?} has a slash, a colon, a blank or another character that is not ASCII"))
+        }
+    }
+}
+
+impl TryFrom<String> for Allowed {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        if name == "all" {
+            return Ok(Self::All);
+        }
+        arch::find(&name).map(Self::One).ok_or_else(|| arch::unknown(&name))
+    }
+}
+
+impl TryFrom<BTreeMap<String, Vec<Sha256Sum>>> for Sums {
+    type Error = String;
+    fn try_from(map: BTreeMap<String, Vec<Sha256Sum>>) -> Result<Self, String> {
+        map.into_iter()
+            .map(|(name, sums)| match arch::find(&name) {
+                Some(arch) => Ok((arch.name, sums)),
+                None => Err(arch::unknown(&name)),
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl Sums {
+    /// The sums that the emulator of a target may have; `None`: any.
+    #[must_use]
+    pub fn get(&self, target: &str) -> Option<&[Sha256Sum]> {
+        self.0.get(target).map(Vec::as_slice)
+    }
+}
+
+impl Sha256Sum {
+    /// From its 32 bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl TryFrom<String> for Sha256Sum {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let bytes = crate::binfmt::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| format!("{text:?} is not a SHA-256 sum of 64 hexadecimal digits"))
+    }
+}
+
+impl fmt::Display for Sha256Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Decides which targets a container wants: the only place where precedence is. Pure.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::arch::{self, ARCHES, Arch};
+use crate::message::shown;
+use crate::policy::{Annotation, Policy};
+
+/// What a container wants of this hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// No annotation is for us.
+    Nothing,
+    /// `none`: leave the container alone.
+    Off,
+    /// Architectures that the host runs without help.
+    Native,
+    /// Programs of these targets are to be emulated; at least one, none twice.
+    Emulate(Vec<&'static Arch>),
+}
+
+/// The user's request.
+const ARCH: &str = "toolbx.arch";
+/// Finer wishes.
+const FINER: &str = "toolbx.arch.";
+/// Toolbx's record.
+const TOOLBOX: &str = "toolbox-arch";
+
+/// Whether any annotation is for us: then there is something to decide.
+#[must_use]
+pub fn asks(annotations: &BTreeMap<String, String>) -> bool {
+    annotations.keys().any(|key| key == ARCH || key == TOOLBOX || key.starts_with(FINER))
+}
+
+/// Reads the annotations as `policy` permits.
+///
+/// The user's annotation comes before Toolbx's. `is_native` says what the host runs itself.
+/// Fails on a name that nobody knows, on what the policy forbids, and on an annotation in our
+/// name space that this version does not understand: a wish is never silently ignored.
+pub fn decide(
+    annotations: &BTreeMap<String, String>,
+    policy: &Policy,
+    is_native: impl Fn(&Arch) -> bool,
+) -> Result<Request> {
+    if let Some(unknown) = annotations.keys().find(|key| key.starts_with(FINER)) {
+        bail!(
+            "annotation {} is not known to this version of toolbx-arch; remove it, or upgrade",
+            shown(unknown)
+        );
+    }
+    let wish = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)]
+        .into_iter()
+        .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?)));
+    let Some((key, annotation, value)) = wish else { return Ok(Request::Nothing) };
+    ensure!(
+        policy.annotations.contains(&annotation),
+        "the policy does not let an annotation {key} decide; remove it, or add it to the policy's \
+         annotations"
+    );
+    if value.trim().eq_ignore_ascii_case("none") {
+        return Ok(Request::Off);
+    }
+    let mut targets = parse(key, value)?;
+    targets.retain(|arch| !is_native(arch));
+    if let Some(forbidden) = targets.iter().find(|arch| !policy.allows(arch)) {
+        bail!(
+            "the policy does not allow {}; add it to the policy's architectures",
+            forbidden.name
+        );
+    }
+    Ok(if targets.is_empty() { Request::Native } else { Request::Emulate(targets) })
+}
+
+/// The architectures that a comma-separated list names, in its order, each once.
+fn parse(key: &str, value: &str) -> Result<Vec<&'static Arch>> {
+    let count = value.split(',').count();
+    ensure!(
+        count <= ARCHES.len(),
+        "annotation {key} names {count} architectures, there are {}",
+        ARCHES.len()
+    );
+    let mut targets: Vec<&'static Arch> = Vec::new();
+    for name in value.split(',').map(str::trim) {
+        ensure!(
+            !name.is_empty(),
+            "annotation {key}={} has an empty name in it; write {key}=NAME[,NAME…] or {key}=none",
+            shown(value)
+        );
+        if name.eq_ignore_ascii_case("auto") {
+            bail!("annotation {key}=auto: detection is not in this version; name the architecture");
+        }
+        let Some(arch) = arch::find(name) else {
+            bail!("annotation {key}: {}", arch::unknown(name));
+        };
+        if !targets.contains(&arch) {
+            targets.push(arch);
+        }
+    }
+    Ok(targets)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Whose binfmt_misc instance a container uses. Pure.
+
+/// Whose instance it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// A user namespace of this container alone.
+    Private,
+    /// A user namespace that other containers live in too.
+    Shared,
+    /// The initial user namespace: the machine's own instance, never written.
+    Host,
+}
+
+/// The inode of the initial user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
+///
+/// Not recognised by its `uid_map`: an identity-mapped namespace shows the very same one.
+pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// A user namespace, as /proc shows it: device and inode of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserNamespace {
+    /// The device of the nsfs file.
+    pub dev: u64,
+    /// Its inode, which is the namespace's number.
+    pub ino: u64,
+}
+
+impl UserNamespace {
+    /// Whether it is the machine's own.
+    #[must_use]
+    pub fn is_initial(self) -> bool {
+        self.ino == INITIAL_USER_NAMESPACE
+    }
+}
+
+impl Scope {
+    /// The scope of a container that lives in `container`, when the hook runs in `ours`, and
+    /// config.json says that the namespace was `made_for_it`.
+    ///
+    /// Whatever is not certain to be private is taken for shared, which never gives flag C.
+    #[must_use]
+    pub fn of(container: UserNamespace, ours: UserNamespace, made_for_it: bool) -> Self {
+        if container.is_initial() {
+            Self::Host
+        } else if container != ours && made_for_it {
+            Self::Private
+        } else {
+            Self::Shared
+        }
+    }
+
+    /// The scope's name, as the log and the documentation write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Shared => "shared",
+            Self::Host => "host",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_namespace_made_for_the_container_is_private() {
+        let host = UserNamespace { dev: 4, ino: INITIAL_USER_NAMESPACE };
+        let podman = UserNamespace { dev: 4, ino: 4_026_532_000 };
+        let container = UserNamespace { dev: 4, ino: 4_026_532_001 };
+        for (what, theirs, ours, made_for_it, scope) in [
+            ("rootful", host, host, false, Scope::Host),
+            ("rootful, and config.json lies", host, host, true, Scope::Host),
+            ("rootful --userns=auto", container, host, true, Scope::Private),
+            ("rootful --userns=container:X", container, host, false, Scope::Shared),
+            ("rootless", podman, podman, false, Scope::Shared),
+            ("rootless, and config.json lies", podman, podman, true, Scope::Shared),
+            ("rootless --userns=keep-id", container, podman, true, Scope::Private),
+            ("rootless in a pod with a user namespace", container, podman, false, Scope::Shared),
+        ] {
+            assert_eq!(Scope::of(theirs, ours, made_for_it), scope, "{what}");
+        }
+    }
+}
