@@ -133,16 +133,17 @@ impl Pattern {
     /// missing bytes may be zero.
     #[must_use]
     pub fn matches(&self, bytes: &[u8]) -> bool {
-        self.magic().iter().zip(self.mask()).enumerate().all(|(i, (magic, mask))| {
-            (bytes.get(i).copied().unwrap_or(0) ^ magic) & mask == 0
-        })
+        self.magic()
+            .iter()
+            .zip(self.mask())
+            .enumerate()
+            .all(|(i, (magic, mask))| (bytes.get(i).copied().unwrap_or(0) ^ magic) & mask == 0)
     }
 }
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        write!(f, "{}/{}", hex(self.magic()), hex(self.mask()))
+        write!(f, "{:02x?}/{:02x?}", self.magic(), self.mask())
     }
 }
 
@@ -259,7 +260,7 @@ pub static ARCHES: [Arch; 34] = [
     },
     Arch { oci: Some("arm64be"), ..arch("aarch64_be", Elf64, Msb, 183) },
     Arch { aliases: &["parisc"], ..arch("hppa", Elf32, Msb, 15) },
-    Arch { oci: Some("riscv32"), ..arch("riscv32", Elf32, Lsb, 243) },
+    arch("riscv32", Elf32, Lsb, 243),
     Arch { oci: Some("riscv64"), ..arch("riscv64", Elf64, Lsb, 243) },
     arch("xtensa", Elf32, Lsb, 94),
     arch("xtensaeb", Elf32, Msb, 94),
@@ -308,6 +309,11 @@ pub fn find(name: &str) -> Option<&'static Arch> {
 
 /// The known name that is written most like `name`, to suggest it in an error.
 fn nearest(name: &str) -> Option<&'static str> {
+    // Comparing takes time that grows with the length, and no known name is longer than 12.
+    const MAX: usize = 32;
+    if name.len() > MAX {
+        return None;
+    }
     let name = name.to_ascii_lowercase();
     ARCHES
         .iter()
@@ -352,12 +358,13 @@ pub fn host() -> &'static Arch {
 fn kernel_runs_ia32(proc: &Path) -> bool {
     let built = proc.join("sys/abi/vsyscall32").exists();
     let off = std::fs::read_to_string(proc.join("cmdline")).map_or(true, |line| {
-        let last = line.split_ascii_whitespace().filter_map(|w| w.strip_prefix("ia32_emulation="));
-        // The spellings of kstrtobool().
-        last.last().is_some_and(|v| {
-            matches!(v.as_bytes().first(), Some(b'n' | b'N' | b'f' | b'F' | b'0'))
-                || v.eq_ignore_ascii_case("off")
-        })
+        line.split_ascii_whitespace()
+            .rev() // the last one counts
+            .find_map(|word| word.strip_prefix("ia32_emulation="))
+            .is_some_and(|value| {
+                // The spellings that kstrtobool() takes for false.
+                value.starts_with(['n', 'N', 'f', 'F', '0']) || value.eq_ignore_ascii_case("off")
+            })
     });
     built && !off
 }

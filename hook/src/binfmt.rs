@@ -120,7 +120,8 @@ impl Entry {
         let mut flags = String::new();
         let (mut offset, mut magic, mut mask, mut extension) = (0, None, None, None);
         for line in text.split(|byte| *byte == b'\n') {
-            let (key, value) = line.split_at(line.iter().position(|b| *b == b' ').unwrap_or(line.len()));
+            let (key, value) =
+                line.split_at(line.iter().position(|b| *b == b' ').unwrap_or(line.len()));
             let value = value.strip_prefix(b" ").unwrap_or(value);
             match key {
                 b"enabled" => enabled = Some(true),
@@ -145,7 +146,13 @@ impl Entry {
             (None, Some(extension)) => Match::Extension(extension),
             _ => return None,
         };
-        Some(Self { name: name.to_owned(), enabled: enabled?, interpreter: interpreter?, flags, matches })
+        Some(Self {
+            name: name.to_owned(),
+            enabled: enabled?,
+            interpreter: interpreter?,
+            flags,
+            matches,
+        })
     }
 
     /// Whether the kernel would use this entry, if enabled, for programs of `arch`.
@@ -197,4 +204,88 @@ const VISIBLE_DIR: &str = "dev/.toolbx-arch";
 pub fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
     text.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::find;
+
+    fn handler(path: &str) -> Handler {
+        Handler { arch: find("arm64").unwrap(), interpreter: path.into(), credentials: true }
+    }
+
+    #[test]
+    fn writes_the_register_line() {
+        let line = String::from_utf8(handler("/usr/bin/qemu").line().unwrap()).unwrap();
+        assert_eq!(
+            line,
+            ":toolbx-arch-aarch64:M:0:\
+             \\x7f\\x45\\x4c\\x46\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00:\
+             \\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff:\
+             /usr/bin/qemu:OPFC"
+        );
+    }
+
+    #[test]
+    fn refuses_paths_that_do_not_fit_into_a_line() {
+        for path in ["/a:b", "/a\nb", &format!("/{}", "x".repeat(1800))] {
+            assert!(handler(path).line().is_err(), "{path:?}");
+        }
+        assert!(handler(&format!("/{}", "x".repeat(1600))).line().is_ok());
+    }
+
+    /// As Linux 6.18 prints them.
+    const ENTRY: &str = "enabled\ninterpreter /dev/.toolbx-arch/usr/bin/q\nflags: POCF\noffset 0\n\
+                         magic 7f454c460201010000000000000000000200b700\n\
+                         mask ffffffffffffff00fffffffffffffffffeffffff\n";
+
+    #[test]
+    fn reads_an_entry() {
+        let entry = Entry::parse("e".as_ref(), ENTRY.as_bytes()).unwrap();
+        assert!(entry.enabled && entry.works_in_containers());
+        assert!(entry.serves(find("arm64").unwrap()) && !entry.serves(find("s390x").unwrap()));
+        assert!(entry.is_like(&handler("/dev/.toolbx-arch/usr/bin/q")));
+        assert!(!entry.is_like(&handler("/other")));
+        let other = ENTRY.replace("enabled", "disabled").replace("flags: POCF", "flags: ");
+        let entry = Entry::parse("e".as_ref(), other.as_bytes()).unwrap();
+        assert!(!entry.enabled && !entry.works_in_containers());
+    }
+
+    #[test]
+    fn reads_an_extension_and_a_magic_without_mask() {
+        let text = b"enabled\ninterpreter /usr/bin/java\nflags: \nextension .jar\n";
+        let entry = Entry::parse("Java".as_ref(), text).unwrap();
+        assert_eq!(entry.matches, Match::Extension("jar".into()));
+        assert!(!entry.serves(find("arm64").unwrap()));
+        let text = b"enabled\ninterpreter /x y\nflags: F\noffset 18\nmagic b700\n";
+        let entry = Entry::parse("x".as_ref(), text).unwrap();
+        assert!(entry.serves(find("arm64").unwrap()));
+        assert_eq!(entry.interpreter, Path::new("/x y"));
+    }
+
+    #[test]
+    fn refuses_what_is_no_entry() {
+        for text in ["", "enabled\n", "enabled\ninterpreter /x\nflags: \n", "enabled\nmagic 7\n"] {
+            assert_eq!(Entry::parse("e".as_ref(), text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_enabled_entry_serves() {
+        let entry = |name: &str, text: &str| Entry::parse(name.as_ref(), text.as_bytes()).unwrap();
+        let entries = [
+            entry("off", &ENTRY.replace("enabled", "disabled")),
+            entry("newest", ENTRY),
+            entry("older", ENTRY),
+        ];
+        assert_eq!(serving(&entries, find("arm64").unwrap()).unwrap().name, "newest");
+        assert_eq!(serving(&entries, find("s390x").unwrap()), None);
+    }
+
+    #[test]
+    fn visible_paths_mirror_the_host() {
+        let path = visible_path(Path::new("/usr/bin/qemu-arm-static"));
+        assert_eq!(path, Path::new("/dev/.toolbx-arch/usr/bin/qemu-arm-static"));
+    }
 }

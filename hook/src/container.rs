@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{
     AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, StatxFlags,
@@ -37,10 +37,19 @@ pub struct Container {
     pub scope: Scope,
     /// The directory that becomes its root.
     pub rootfs: OwnedFd,
-    /// Its `/proc/sys/fs/binfmt_misc`.
-    pub target: OwnedFd,
+    /// Where binfmt_misc is to be mounted.
+    pub target: Target,
     /// Where its emulators go.
     pub place: Place,
+}
+
+/// Where a container's binfmt_misc is to be mounted.
+#[derive(Debug)]
+pub enum Target {
+    /// On this directory: the container's `/proc/sys/fs/binfmt_misc`.
+    Proc(OwnedFd),
+    /// Out of the way below this directory, the container's /dev. The handlers work all the same.
+    Dev(OwnedFd),
 }
 
 /// Where a container's emulators go.
@@ -129,12 +138,13 @@ impl Container {
         let own = own_user_namespace()?;
         let rootfs = open_rootfs(&process, state, bundle)?;
         let mounts = process.read("mountinfo")?;
+        let place = place(&rootfs, bundle, policy, &mounts);
         let container = Self {
             id: id.clone(),
             enters_user_namespace: user != own,
             scope: Scope::of(user, own, bundle.config.has_own_user_namespace()),
-            target: open_target(&rootfs, id, &mounts)?,
-            place: place(&rootfs, bundle, policy, &mounts),
+            target: open_target(&rootfs, id, &mounts, &place)?,
+            place,
             rootfs,
             pidfd: process.pidfd.try_clone().call(|| "dup a pidfd".into())?,
         };
@@ -158,7 +168,7 @@ fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<Owne
 }
 
 /// Opens the place where binfmt_misc is to be mounted, and makes sure that it is one.
-fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str) -> Result<OwnedFd> {
+fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str, place: &Place) -> Result<Target> {
     const DIRECTORY: &str = "proc/sys/fs";
     let of = format!("of container {id}");
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -169,8 +179,10 @@ fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str) -> Result<OwnedFd> {
         "/{DIRECTORY} {of} is not on procfs; mount a procfs on /proc of the container"
     );
     // Not O_DIRECTORY: that would trigger an automount, on the host, if there is one here.
-    let target = open_in(&parent, Path::new("binfmt_misc"), OFlags::NOFOLLOW, strict)
-        .call(|| format!("openat2 {DIRECTORY}/binfmt_misc {of}; is binfmt_misc built in or loaded?"))?;
+    let target =
+        open_in(&parent, Path::new("binfmt_misc"), OFlags::NOFOLLOW, strict).call(|| {
+            format!("openat2 {DIRECTORY}/binfmt_misc {of}; is binfmt_misc built in or loaded?")
+        })?;
     let stat = rustix::fs::fstat(&target).call(|| format!("fstat {DIRECTORY}/binfmt_misc {of}"))?;
     let known = [PROC_SUPER_MAGIC, AUTOFS_SUPER_MAGIC, BINFMTFS_MAGIC];
     ensure!(
@@ -178,13 +190,17 @@ fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str) -> Result<OwnedFd> {
             && known.contains(&fs_type(&target, "binfmt_misc")?),
         "/{DIRECTORY}/binfmt_misc {of} is not a directory of procfs, autofs or binfmt_misc"
     );
-    ensure!(
-        !is_shared(&target, mounts)?,
-        "/{DIRECTORY}/binfmt_misc {of} lies on a mount with shared propagation, so a mount there \
-         would reach the host; do not mount /proc as a shared volume, and use rslave instead of \
-         rshared for the others"
-    );
-    Ok(target)
+    if !is_shared(&target, mounts)? {
+        return Ok(Target::Proc(target));
+    }
+    // A mount there would reach the host.
+    match place {
+        Place::Dev(dev) => Ok(Target::Dev(dev.try_clone().call(|| format!("dup /dev {of}"))?)),
+        Place::Nowhere(why) => bail!(
+            "/{DIRECTORY}/binfmt_misc {of} lies on a mount with shared propagation, so a mount \
+             there would reach the host, and {why}; do not mount /proc as a shared volume"
+        ),
+    }
 }
 
 /// Decides where the container's emulators can be shown: in its /dev, if that is a tmpfs of its
@@ -238,11 +254,13 @@ fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
 
 /// Whether the mount `id` has the optional field `shared:N`; `None` if there is no such mount.
 fn mount_is_shared(mountinfo: &str, id: u64) -> Option<bool> {
-    let line = mountinfo.lines().find(|line| {
-        line.split(' ').next().and_then(|field| field.parse().ok()) == Some(id)
-    })?;
+    let line = mountinfo
+        .lines()
+        .find(|line| line.split(' ').next().and_then(|field| field.parse().ok()) == Some(id))?;
     // Optional fields stand between the sixth field and a lone "-" (proc_pid_mountinfo(5)).
-    Some(line.split(' ').skip(6).take_while(|field| *field != "-").any(|f| f.starts_with("shared:")))
+    Some(
+        line.split(' ').skip(6).take_while(|field| *field != "-").any(|f| f.starts_with("shared:")),
+    )
 }
 
 #[cfg(test)]
@@ -257,7 +275,9 @@ mod tests {
 24 1 0:23 / /shared:9 rw,relatime master:5 - tmpfs shared:1 rw
 25 1 0:24 / /x rw shared:7 master:5 - tmpfs x rw
 ";
-        for (id, shared) in [(22, Some(true)), (23, Some(false)), (24, Some(false)), (25, Some(true)), (2, None)] {
+        for (id, shared) in
+            [(22, Some(true)), (23, Some(false)), (24, Some(false)), (25, Some(true)), (2, None)]
+        {
             assert_eq!(mount_is_shared(mountinfo, id), shared, "mount {id}");
         }
     }

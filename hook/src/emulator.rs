@@ -37,7 +37,9 @@ const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, 
 pub fn find(arch: &'static Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
     let mut refused = Vec::new();
     for path in candidates(arch, policy) {
-        match trust::open(&path, caller).map(|file| file.map(|file| check(&file, arch, policy).map(|()| file))) {
+        match trust::open(&path, caller)
+            .map(|file| file.map(|file| check(&file, arch, policy).map(|()| file)))
+        {
             Ok(None) => {}
             Ok(Some(Ok(file))) => return Ok(Emulator { arch, path, file }),
             Ok(Some(Err(error))) => refused.push(format!("{} {error:#}", path.display())),

@@ -57,15 +57,14 @@ pub enum Decision {
 
 /// Runs the hook for the container whose state arrives on standard input.
 ///
-/// `working_directory` is the one that the runtime started the hook in. Leaves one record in the
-/// log, unless the container asked for nothing. Fails where the container asked for something
-/// that it cannot have.
-pub fn run(working_directory: &Path) -> Result<()> {
+/// Leaves one record in the log, unless the container asked for nothing. Fails where the container
+/// asked for something that it cannot have.
+pub fn run() -> Result<()> {
     let start = Instant::now();
     let mut log = Log::connect();
     let state = State::read(std::io::stdin().lock());
     let result = state.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|state| {
-        let decision = plan(state, working_directory)?;
+        let decision = plan(state)?;
         let record = record(&decision);
         if let Decision::Emulate(plan) = decision {
             sandbox::apply(&plan)?;
@@ -75,7 +74,9 @@ pub fn run(working_directory: &Path) -> Result<()> {
     let (severity, mut record) = match &result {
         Ok(None) => return Ok(()),
         Ok(Some(record)) => (Severity::Info, record.clone()),
-        Err(error) => (Severity::Error, json!({"decision": "refused", "error": format!("{error:#}")})),
+        Err(error) => {
+            (Severity::Error, json!({"decision": "refused", "error": format!("{error:#}")}))
+        }
     };
     record["container"] = state.map_or(Value::Null, |state| state.id.into());
     record["us"] = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into();
@@ -84,10 +85,10 @@ pub fn run(working_directory: &Path) -> Result<()> {
 }
 
 /// Decides what is to be done for the container of `state`. Reads only.
-pub fn plan(state: &State, working_directory: &Path) -> Result<Decision> {
+pub fn plan(state: &State) -> Result<Decision> {
     let bundle = match state.annotations {
         Some(_) => None,
-        None => Some(Bundle::find(state, working_directory)?),
+        None => Some(find_bundle(state)?),
     };
     let annotations = match &bundle {
         None => state.annotations.clone(),
@@ -105,7 +106,7 @@ pub fn plan(state: &State, working_directory: &Path) -> Result<Decision> {
         Request::Native => return Ok(Decision::Native),
         Request::Emulate(targets) => targets,
     };
-    let bundle = bundle.map_or_else(|| Bundle::find(state, working_directory), Ok)?;
+    let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
     let container = Container::open(state, &bundle, &policy)?;
     if container.scope == Scope::Host {
         return inherit(Instance::mounted_at(Path::new(HOST_INSTANCE)).as_ref(), &targets);
@@ -115,6 +116,11 @@ pub fn plan(state: &State, working_directory: &Path) -> Result<Decision> {
         .map(|arch| emulation(arch, &container, &policy, caller))
         .collect::<Result<_>>()?;
     Ok(Decision::Emulate(Box::new(Plan { container, emulations })))
+}
+
+fn find_bundle(state: &State) -> Result<Bundle> {
+    let runtime = format!("/proc/{}/cmdline", std::os::unix::process::parent_id());
+    Bundle::find(state, &std::fs::read(runtime).unwrap_or_default())
 }
 
 fn emulation(
@@ -181,10 +187,10 @@ fn record(decision: &Decision) -> Option<Value> {
 impl Caller {
     /// On whose behalf this process runs, by the user namespace it is in.
     fn current() -> Result<Self> {
+        const FILE: &str = "/proc/sys/kernel/overflowuid";
         if own_user_namespace()?.is_initial() {
             return Ok(Self::Root);
         }
-        const FILE: &str = "/proc/sys/kernel/overflowuid";
         let text = std::fs::read_to_string(FILE).with_context(|| format!("read {FILE}"))?;
         let overflow_uid = text.trim_end().parse().with_context(|| format!("parse {FILE}"))?;
         Ok(Self::User { overflow_uid })

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -32,11 +32,16 @@ impl Instance {
     /// Takes `dir` for an instance. Fails if it is none.
     pub fn new(dir: OwnedFd) -> Result<Self> {
         let fs = rustix::fs::fstatfs(&dir).call(|| "fstatfs binfmt_misc".into())?;
-        ensure!(fs.f_type == BINFMTFS_MAGIC, "the mount is not a binfmt_misc, but {:#x}", fs.f_type);
+        ensure!(
+            fs.f_type == BINFMTFS_MAGIC,
+            "the mount is not a binfmt_misc, but {:#x}",
+            fs.f_type
+        );
         Ok(Self { dir })
     }
 
     /// The instance that is mounted at `path`, if one is. An automount there is not triggered.
+    #[must_use]
     pub fn mounted_at(path: &Path) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Self::new(rustix::fs::open(path, flags, Mode::empty()).ok()?).ok()
@@ -75,7 +80,8 @@ impl Instance {
     pub fn serves(&self, arch: &Arch) -> Result<bool> {
         let globally_on = {
             let mut text = String::new();
-            let mut file = self.open(OsStr::new("status"), OFlags::RDONLY)
+            let mut file = self
+                .open(OsStr::new("status"), OFlags::RDONLY)
                 .call(|| "open binfmt_misc/status".into())?;
             file.read_to_string(&mut text).call(|| "read binfmt_misc/status".into())?;
             text.trim_end() == "enabled"
@@ -112,9 +118,9 @@ impl Instance {
     fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
         match self.entry(OsStr::new(name))? {
             Some(entry) if entry.is_like(handler) && entry.enabled => Ok(()),
-            Some(entry) if entry.is_like(handler) => self
-                .write(OsStr::new(name), b"1")
-                .call(|| format!("enable binfmt_misc/{name}")),
+            Some(entry) if entry.is_like(handler) => {
+                self.write(OsStr::new(name), b"1").call(|| format!("enable binfmt_misc/{name}"))
+            }
             Some(entry) => Err(conflict(handler, &entry)),
             None => bail!("binfmt_misc/{name} cannot be understood, and is not ours"),
         }
@@ -133,7 +139,9 @@ impl Instance {
     fn write(&self, name: &OsStr, text: &[u8]) -> rustix::io::Result<()> {
         // In one call: the kernel takes every write for a whole line.
         let mut file = self.open(name, OFlags::WRONLY)?;
-        file.write(text).map(|_| ()).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        file.write(text)
+            .map(|_| ())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 }
 

@@ -47,7 +47,8 @@ impl Log {
         if let Some(socket) = &self.socket {
             let priority = FACILITY_DAEMON | severity as u8;
             let pid = std::process::id();
-            let _ = socket.send(format!("<{priority}>toolbx-arch-hook[{pid}]: {message}").as_bytes());
+            let _ =
+                socket.send(format!("<{priority}>toolbx-arch-hook[{pid}]: {message}").as_bytes());
         }
     }
 }

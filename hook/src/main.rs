@@ -1,6 +1,5 @@
 //! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -37,8 +36,8 @@ fn main() -> ExitCode {
 }
 
 fn create_runtime() -> ExitCode {
-    let working_directory = isolate();
-    match hook::run(&working_directory) {
+    isolate();
+    match hook::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("toolbx-arch-hook: error: {error:#}");
@@ -48,14 +47,11 @@ fn create_runtime() -> ExitCode {
 }
 
 /// Sheds what a runtime may have left the hook: descriptors, blocked signals, umask, a directory.
-/// Returns that directory.
-fn isolate() -> PathBuf {
+fn isolate() {
     kernel::close_from(3);
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let working_directory = std::env::current_dir().unwrap_or_default();
     let _ = std::env::set_current_dir("/");
-    working_directory
 }
 
 /// Writes to standard output; a reader who has gone is no error.
@@ -69,6 +65,8 @@ fn show(text: &str) -> ExitCode {
 fn list() -> String {
     arch::ARCHES
         .iter()
-        .map(|arch| format!("{:<12} {}\n", arch.name, arch.names().skip(1).collect::<Vec<_>>().join(" ")))
+        .map(|arch| {
+            format!("{:<12} {}\n", arch.name, arch.names().skip(1).collect::<Vec<_>>().join(" "))
+        })
         .collect()
 }

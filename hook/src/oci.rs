@@ -6,8 +6,10 @@
 //! few fields are declared here.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -129,7 +131,8 @@ impl Config {
     /// there decides.
     #[must_use]
     pub fn has_own_dev(&self) -> bool {
-        let at_dev = |mount: &&Mount| mount.destination.components().eq(Path::new("/dev").components());
+        let at_dev =
+            |mount: &&Mount| mount.destination.components().eq(Path::new("/dev").components());
         self.mounts.iter().rfind(at_dev).and_then(|mount| mount.fs_type.as_deref()) == Some("tmpfs")
     }
 }
@@ -145,18 +148,29 @@ pub struct Bundle {
 
 impl Bundle {
     /// Finds and reads the bundle of `state`: in its `bundle`, or, where crun misreports that as
-    /// "/", in `working_directory`, the one that the runtime started the hook in.
+    /// "/", in the one that `runtime`, the command line of the hook's parent, names.
     ///
-    /// There, a config.json that does not name the state's rootfs is somebody else's.
-    /// Fails where no config.json is found, or the one found is malformed.
-    pub fn find(state: &State, working_directory: &Path) -> Result<Self> {
+    /// Without any config.json the state's own rootfs has to do. Fails where there is none either,
+    /// or where a config.json is malformed.
+    pub fn find(state: &State, runtime: &[u8]) -> Result<Self> {
         if let Some(bundle) = Self::read(&state.bundle)? {
             return Ok(bundle);
         }
-        match Self::read(working_directory)? {
-            Some(bundle) if state.root.is_some() && bundle.rootfs() == state.root => Ok(bundle),
-            _ => Err(anyhow!("no config.json in the bundle {}", state.bundle.display())),
+        let root = state.root.as_ref().with_context(|| {
+            format!(
+                "no config.json in the bundle {} of container {}",
+                state.bundle.display(),
+                state.id
+            )
+        })?;
+        if let Some(path) = bundle_argument(runtime)
+            && let Some(bundle) = Self::read(path)?
+            && bundle.rootfs().as_ref() == Some(root)
+        {
+            return Ok(bundle);
         }
+        let root = Some(Root { path: root.clone() });
+        Ok(Self { path: state.bundle.clone(), config: Config { root, ..Config::default() } })
     }
 
     fn read(path: &Path) -> Result<Option<Self>> {
@@ -168,6 +182,24 @@ impl Bundle {
     pub fn rootfs(&self) -> Option<PathBuf> {
         self.config.root.as_ref().map(|root| self.path.join(&root.path))
     }
+}
+
+/// The absolute directory that a runtime's command line, as in /proc/PID/cmdline, gives with
+/// `--bundle` or `-b`.
+fn bundle_argument(cmdline: &[u8]) -> Option<&Path> {
+    let mut arguments = cmdline.split(|byte| *byte == 0);
+    let path = loop {
+        match arguments.next()? {
+            b"--bundle" | b"-b" => break arguments.next()?,
+            argument => {
+                if let Some(path) = argument.strip_prefix(b"--bundle=") {
+                    break path;
+                }
+            }
+        }
+    };
+    let path = Path::new(OsStr::from_bytes(path));
+    path.is_absolute().then_some(path)
 }
 
 /// The config.json in the directory `bundle`; `None` if it has none.

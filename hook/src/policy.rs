@@ -18,7 +18,8 @@ use crate::trust::{self, Caller};
 /// What holds where no file says otherwise; complete.
 const DEFAULT: &str = include_str!("../../policies/default.json");
 /// Read in this order; the user's own comes last. Relative to the host's root.
-const SYSTEM_FILES: [&str; 2] = ["usr/share/toolbx-arch/policy.json", "etc/toolbx-arch/policy.json"];
+const SYSTEM_FILES: [&str; 2] =
+    ["usr/share/toolbx-arch/policy.json", "etc/toolbx-arch/policy.json"];
 /// Below the user's home.
 const USER_FILE: &str = ".config/toolbx-arch/policy.json";
 /// More than any policy needs; keeps the hook's memory bounded.
@@ -138,7 +139,14 @@ impl Policy {
     ///
     /// The error names file, line and key.
     pub fn overridden_by(self, text: &str, path: &Path) -> Result<Self> {
-        let layer: Layer = serde_json::from_str(text).map_err(|error| locate(&error, text, path))?;
+        // serde would take a list for an object with its values in order.
+        ensure!(
+            !text.trim_start().starts_with('['),
+            "policy {}:1: a list; a policy is an object: {{\"KEY\": VALUE, …}}",
+            path.display()
+        );
+        let layer: Layer =
+            serde_json::from_str(text).map_err(|error| locate(&error, text, path))?;
         Ok(Self {
             _schema: None,
             emulator_directories: layer.emulator_directories.unwrap_or(self.emulator_directories),
@@ -184,7 +192,8 @@ fn locate(error: &serde_json::Error, text: &str, path: &Path) -> anyhow::Error {
     let (line, column) = (error.line(), error.column());
     // serde_json ends its message with the position, which stands in front here.
     let message = error.to_string();
-    let message = message.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&message);
+    let message =
+        message.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&message);
     let key = key_before(text, line, column).map(|key| format!(" key {key}:")).unwrap_or_default();
     anyhow!("policy {}:{line}:{key} {message}", path.display())
 }
@@ -239,7 +248,9 @@ impl TryFrom<String> for Directory {
         if !path.starts_with('/') {
             Err(format!("{path:?} is not an absolute path"))
         } else if path.bytes().any(|byte| byte == DELIMITER || byte.is_ascii_control()) {
-            Err(format!("{path:?} has a colon or a control character, which binfmt_misc cannot express"))
+            Err(format!(
+                "{path:?} has a colon or a control character, which binfmt_misc cannot express"
+            ))
         } else if Path::new(&path).components().any(|c| c == std::path::Component::ParentDir) {
             Err(format!("{path:?} has a '..'"))
         } else {
@@ -265,7 +276,9 @@ impl TryFrom<String> for NamePattern {
         } else if plain {
             Ok(Self(name))
         } else {
-            Err(format!("{name:?} has a slash, a colon, a blank or another character that is not ASCII"))
+            Err(format!(
+                "{name:?} has a slash, a colon, a blank or another character that is not ASCII"
+            ))
         }
     }
 }
@@ -313,7 +326,9 @@ impl TryFrom<String> for Sha256Sum {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         let bytes = crate::binfmt::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or_else(|| format!("{text:?} is not a SHA-256 sum of 64 hexadecimal digits"))
+        bytes
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is not a SHA-256 sum of 64 hexadecimal digits"))
     }
 }
 

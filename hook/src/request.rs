@@ -65,10 +65,7 @@ pub fn decide(
     let mut targets = parse(key, value)?;
     targets.retain(|arch| !is_native(arch));
     if let Some(forbidden) = targets.iter().find(|arch| !policy.allows(arch)) {
-        bail!(
-            "the policy does not allow {}; add it to the policy's architectures",
-            forbidden.name
-        );
+        bail!("the policy does not allow {}; add it to the policy's architectures", forbidden.name);
     }
     Ok(if targets.is_empty() { Request::Native } else { Request::Emulate(targets) })
 }

@@ -5,22 +5,23 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 
 use crate::binfmt::Handler;
-use crate::container::{Container, Place};
+use crate::container::{Container, Place, Target};
 use crate::hook::{Emulation, Plan};
 use crate::instance::Instance;
 use crate::kernel;
 use crate::message::Call;
+
+/// Where the instance goes if the container's /proc may not get a mount.
+const HIDDEN_INSTANCE: &str = "/dev/.toolbx-arch/binfmt_misc";
 
 /// Does what `plan` says.
 ///
@@ -42,16 +43,16 @@ pub fn apply(plan: &Plan) -> Result<()> {
     let instance = mount(MountAttrFlags::empty(), &plan.container)?;
     let instance = Instance::new(instance)?;
     let mut added = Vec::new();
-    let done = register(&instance, &plan.emulations, &mut added)
-        .and_then(|()| attach(&plan.container));
+    let done =
+        register(&instance, &plan.emulations, &mut added).and_then(|()| attach(&plan.container));
     if done.is_err() {
         added.iter().for_each(|handler| instance.unregister(handler));
     }
     done
 }
 
-/// A copy of the emulator's mount, read-only and attached nowhere. It is made from the descriptor
-/// that was checked, not from the path.
+/// A copy of the emulator's mount, read-only, private and attached nowhere. It is made from the
+/// descriptor that was checked, not from the path.
 fn detach(emulation: &Emulation) -> Result<OwnedFd> {
     let emulator = &emulation.emulator;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -59,8 +60,7 @@ fn detach(emulation: &Emulation) -> Result<OwnedFd> {
         | OpenTreeFlags::AT_EMPTY_PATH;
     let clone = rustix::mount::open_tree(&emulator.file, "", flags)
         .call(|| format!("open_tree {}", emulator.path.display()))?;
-    kernel::make_read_only(&clone)
-        .call(|| format!("mount_setattr {}", emulator.path.display()))?;
+    kernel::make_inert(&clone).call(|| format!("mount_setattr {}", emulator.path.display()))?;
     Ok(clone)
 }
 
@@ -80,7 +80,11 @@ fn enter(container: &Container) -> Result<()> {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT;
     rustix::thread::set_capabilities(
         None,
-        CapabilitySets { effective: needed, permitted: needed, inheritable: CapabilitySet::empty() },
+        CapabilitySets {
+            effective: needed,
+            permitted: needed,
+            inheritable: CapabilitySet::empty(),
+        },
     )
     .call(|| "capset".into())?;
     rustix::thread::set_no_new_privs(true).call(|| "prctl PR_SET_NO_NEW_PRIVS".into())
@@ -100,31 +104,37 @@ fn become_root() -> Result<()> {
 }
 
 /// Attaches an emulator at its visible path, which is made in the container's /dev.
+fn show(dev: &OwnedFd, visible: &Path, clone: &OwnedFd) -> Result<()> {
+    let call = |call: &str| format!("{call} {} in the container", visible.display());
+    let (directory, file) = visible.parent().zip(visible.file_name()).context("no file name")?;
+    let directory = make_directories(dev, directory)?;
+    let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+    let place = step(&directory, file, create).call(|| call("create"))?;
+    move_mount(clone, &place).call(|| call("move_mount"))
+}
+
+/// Makes the directories of `path`, an absolute path below /dev, and opens the last one.
 ///
 /// Every step is relative to the directory before and stays on that very mount: a volume that
 /// happens to be on the way gets nothing.
-fn show(dev: &OwnedFd, visible: &Path, clone: &OwnedFd) -> Result<()> {
-    let call = |call: &str| format!("{call} {} in the container", visible.display());
-    let mut names = visible.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    });
-    names.next(); // "dev", which is open
-    let names: Vec<&OsStr> = names.collect();
-    let (file, directories) = names.split_last().context("an emulator has a name")?;
-    let mut dir = dev.try_clone().call(|| call("dup"))?;
-    for name in directories {
-        let mode = Mode::from_raw_mode(0o755);
-        match rustix::fs::mkdirat(&dir, *name, mode) {
+fn make_directories(dev: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let call = |call: &str| format!("{call} {} in the container", path.display());
+    let mut directory = dev.try_clone().call(|| call("dup"))?;
+    for name in path.strip_prefix("/dev")? {
+        match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).call(|| call("mkdir")),
         }
-        dir = step(&dir, name, OFlags::PATH | OFlags::DIRECTORY).call(|| call("openat2"))?;
+        directory =
+            step(&directory, name, OFlags::PATH | OFlags::DIRECTORY).call(|| call("openat2"))?;
     }
-    let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-    let place = step(&dir, file, create).call(|| call("create"))?;
+    Ok(directory)
+}
+
+/// Attaches a detached mount at the opened place.
+fn move_mount(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(clone, "", &place, "", flags).call(|| call("move_mount"))
+    rustix::mount::move_mount(mount, "", place, "", flags)
 }
 
 /// Opens `name` in `dir`, on the same mount and not through a link.
@@ -192,8 +202,9 @@ fn register<'a>(
     Ok(())
 }
 
-/// Attaches the instance to the container's /proc, read-only: the container's root would
-/// otherwise need no capability to write it.
+/// Attaches the instance in the container, where its handlers live as long as that mount.
+///
+/// Read-only: the container's root would otherwise need no capability to write it.
 fn attach(container: &Container) -> Result<()> {
     let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -202,8 +213,9 @@ fn attach(container: &Container) -> Result<()> {
     // A second mount of the same instance. Making the first one read-only would be EBUSY as long
     // as a writer of `register` is open.
     let mount = mount(read_only, container)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(&mount, "", &container.target, "", flags).call(|| {
-        format!("mount binfmt_misc on /proc/sys/fs/binfmt_misc of container {}", container.id)
-    })
+    let place = match &container.target {
+        Target::Proc(place) => place,
+        Target::Dev(dev) => &make_directories(dev, Path::new(HIDDEN_INSTANCE))?,
+    };
+    move_mount(&mount, place).call(|| format!("mount binfmt_misc in container {}", container.id))
 }

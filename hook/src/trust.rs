@@ -73,7 +73,14 @@ impl<'a> Walk<'a> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty()).call(|| "open /".into())?;
         let ahead = components(path);
-        Ok(Self { path, caller, ahead, behind: vec![(OsString::new(), root)], file: None, links: 0 })
+        Ok(Self {
+            path,
+            caller,
+            ahead,
+            behind: vec![(OsString::new(), root)],
+            file: None,
+            links: 0,
+        })
     }
 
     /// Follows one component. `false` if it does not exist.
@@ -89,7 +96,8 @@ impl<'a> Walk<'a> {
             Err(Errno::NOENT) => return Ok(false),
             fd => fd.call(|| format!("open {}", self.here(&name).display()))?,
         };
-        let stat = rustix::fs::fstat(&fd).call(|| format!("stat {}", self.here(&name).display()))?;
+        let stat =
+            rustix::fs::fstat(&fd).call(|| format!("stat {}", self.here(&name).display()))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => self.follow(&name, &fd, &stat)?,
             FileType::Directory => {

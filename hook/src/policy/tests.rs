@@ -1,1 +1,81 @@
+use super::*;
 
+fn over(text: &str) -> Result<Policy> {
+    Policy::default().overridden_by(text, Path::new("/etc/toolbx-arch/policy.json"))
+}
+
+#[test]
+fn a_file_overrides_key_by_key() {
+    let policy = over(r#"{"credentials": "never", "architectures": ["arm64", "s390x"]}"#).unwrap();
+    assert_eq!(policy.credentials, Credentials::Never);
+    assert_eq!(policy.emulator_names, Policy::default().emulator_names);
+    assert!(policy.allows(arch::find("aarch64").unwrap()));
+    assert!(!policy.allows(arch::find("riscv64").unwrap()));
+    let policy = policy
+        .overridden_by(r#"{"architectures": ["all"]}"#, Path::new("/home/a/policy.json"))
+        .unwrap();
+    assert!(policy.allows(arch::find("riscv64").unwrap()));
+    assert_eq!(policy.credentials, Credentials::Never, "kept from the file before");
+}
+
+#[test]
+fn an_empty_policy_changes_nothing() {
+    assert_eq!(over("{}").unwrap(), Policy { _schema: None, ..Policy::default() });
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    const FILE: &str = "policy /etc/toolbx-arch/policy.json:";
+    for (text, line, parts) in [
+        ("{\n  \"credential\": \"never\"\n}", 2, &["unknown field", "`credential`"][..]),
+        (
+            "{\n \"inject\": true,\n \"credentials\": \"always\"\n}",
+            3,
+            &["key \"credentials\"", "always"],
+        ),
+        ("{\n  \"inject\": \"yes\"\n}", 2, &["key \"inject\"", "invalid type"]),
+        (
+            "{\n\n \"emulator_directories\": [\n \"/usr/bin\",\n \"bin\"]\n}",
+            5,
+            &["key \"emulator_directories\"", "absolute"],
+        ),
+        ("{\"emulator_directories\": [\"/a:b\"]}", 1, &["key \"emulator_directories\"", "colon"]),
+        ("{\"emulator_directories\": [\"/a/../b\"]}", 1, &["'..'"]),
+        ("{\"emulator_names\": [\"qemu\"]}", 1, &["key \"emulator_names\"", "{cpu}"]),
+        ("{\"emulator_names\": [\"../{cpu}\"]}", 1, &["slash"]),
+        ("{\"architectures\": [\"arm65\"]}", 1, &["key \"architectures\"", "did you mean"]),
+        ("{\"annotations\": [\"toolbx.arhc\"]}", 1, &["key \"annotations\"", "toolbx.arhc"]),
+        ("{\"emulator_sha256\": {\"arm64\": [\"abc\"]}}", 1, &["SHA-256"]),
+        ("{\"emulator_sha256\": {\"arm65\": []}}", 1, &["arm65"]),
+        ("{\"inject\": true, \"inject\": false}", 1, &["duplicate field `inject`"]),
+        ("[]", 1, &["a list"]),
+        ("{\"inject\": true", 1, &["EOF"]),
+        ("{\"inject\": true}\n{}", 2, &["trailing"]),
+        ("", 0, &["EOF"]),
+    ] {
+        let error = format!("{:#}", over(text).expect_err(text));
+        assert!(error.starts_with(&format!("{FILE}{line}:")), "{text:?}: {error}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{text:?}: {error}");
+        assert!(!error.contains(" column "), "the position is said once: {error}");
+    }
+}
+
+#[test]
+fn finds_the_home_of_the_namespaces_owner() {
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+                          alice:x:1000:1000:Alice:/home/alice:/bin/bash\nbroken\nb:x:7\n\
+                          odd:x:8:8::relative:/bin/sh\n";
+    assert_eq!(outer_uid("         0       1000          1\n 1 100000 65536\n"), Some(1000));
+    assert_eq!(outer_uid(""), None);
+    assert_eq!(home_of(1000, PASSWD), Some("/home/alice".into()));
+    assert_eq!(home_of(7, PASSWD), None);
+    assert_eq!(home_of(8, PASSWD), None);
+    assert_eq!(home_of(9, PASSWD), None);
+}
+
+#[test]
+fn names_are_made_from_patterns() {
+    let name = NamePattern::try_from("qemu-{cpu}-static".to_owned()).unwrap();
+    assert_eq!(name.of(arch::find("arm64").unwrap()), "qemu-aarch64-static");
+    assert_eq!(name.of(arch::find("i486").unwrap()), "qemu-i386-static");
+}
