@@ -175,7 +175,7 @@ impl Entry {
     #[must_use]
     pub fn is_like(&self, handler: &Handler) -> bool {
         let pattern = &handler.arch.pattern;
-        self.interpreter == handler.interpreter
+        host_path(&self.interpreter) == host_path(&handler.interpreter)
             && self.works_in_containers()
             && matches!(&self.matches, Match::Magic { offset: 0, magic, mask }
                 if magic == pattern.magic() && mask == pattern.mask())
@@ -194,6 +194,12 @@ pub fn serving<'a>(entries: &'a [Entry], arch: &Arch) -> Option<&'a Entry> {
 #[must_use]
 pub fn visible_path(host: &Path) -> PathBuf {
     Path::new("/").join(VISIBLE_DIR).join(host.strip_prefix("/").unwrap_or(host))
+}
+
+/// The host path of an emulator that is registered by its visible path or by its host path.
+fn host_path(interpreter: &Path) -> PathBuf {
+    let visible = Path::new("/").join(VISIBLE_DIR);
+    Path::new("/").join(interpreter.strip_prefix(visible).unwrap_or(interpreter))
 }
 
 /// Where emulators appear in a container, relative to its root.
@@ -246,6 +252,7 @@ mod tests {
         assert!(entry.enabled && entry.works_in_containers());
         assert!(entry.serves(find("arm64").unwrap()) && !entry.serves(find("s390x").unwrap()));
         assert!(entry.is_like(&handler("/dev/.toolbx-arch/usr/bin/q")));
+        assert!(entry.is_like(&handler("/usr/bin/q")), "the same emulator, not shown");
         assert!(!entry.is_like(&handler("/other")));
         let other = ENTRY.replace("enabled", "disabled").replace("flags: POCF", "flags: ");
         let entry = Entry::parse("e".as_ref(), other.as_bytes()).unwrap();

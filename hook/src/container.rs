@@ -216,6 +216,10 @@ fn place(rootfs: &OwnedFd, bundle: &Bundle, policy: &Policy, mounts: &str) -> Pl
     let Ok(dev) = open_in(rootfs, Path::new("dev"), OFlags::DIRECTORY, strict) else {
         return Place::Nowhere("the container's /dev is not a plain directory");
     };
+    // config.json is believed no further than what is there: nothing may land in the image.
+    if mount_id(&dev).ok() == mount_id(rootfs).ok() {
+        return Place::Nowhere("the container's /dev is not a mount");
+    }
     // A devtmpfs calls itself tmpfs too, but there is one for the whole machine.
     let is_hosts = rustix::fs::fstat(&dev).ok().map(|stat| stat.st_dev)
         == rustix::fs::stat("/dev").ok().map(|stat| stat.st_dev);
@@ -244,11 +248,16 @@ fn fs_type(fd: impl AsFd, what: &str) -> Result<FsWord> {
     Ok(rustix::fs::fstatfs(fd).call(|| format!("fstatfs {what}"))?.f_type)
 }
 
+/// The id of the mount that `fd` lies on, as in mountinfo.
+fn mount_id(fd: impl AsFd) -> Result<u64> {
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .map(|statx| statx.stx_mnt_id)
+        .call(|| "statx a mount id".into())
+}
+
 /// Whether the mount that `fd` lies on passes mounts on to others, by a process's mountinfo.
 fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
-    let statx = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
-        .call(|| "statx a mount id".into())?;
-    let id = statx.stx_mnt_id;
+    let id = mount_id(fd)?;
     mount_is_shared(mountinfo, id).with_context(|| format!("mount {id} is not in mountinfo"))
 }
 

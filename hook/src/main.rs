@@ -63,10 +63,9 @@ fn show(text: &str) -> ExitCode {
 
 /// A line for each target: QEMU's name, and its other names.
 fn list() -> String {
-    arch::ARCHES
-        .iter()
-        .map(|arch| {
-            format!("{:<12} {}\n", arch.name, arch.names().skip(1).collect::<Vec<_>>().join(" "))
-        })
-        .collect()
+    let line = |arch: &arch::Arch| {
+        let others: Vec<_> = arch.names().skip(1).collect();
+        format!("{:<12} {}", arch.name, others.join(" ")).trim_end().to_owned() + "\n"
+    };
+    arch::ARCHES.iter().map(line).collect()
 }

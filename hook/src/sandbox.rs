@@ -46,7 +46,9 @@ pub fn apply(plan: &Plan) -> Result<()> {
     let done =
         register(&instance, &plan.emulations, &mut added).and_then(|()| attach(&plan.container));
     if done.is_err() {
-        added.iter().for_each(|handler| instance.unregister(handler));
+        for handler in added {
+            instance.unregister(handler);
+        }
     }
     done
 }
@@ -166,7 +168,7 @@ fn mount(attributes: MountAttrFlags, container: &Container) -> Result<OwnedFd> {
     match rustix::mount::fsconfig_create(&context) {
         Ok(()) => {}
         Err(errno @ Errno::PERM) => {
-            return Err(errno).call(|| call("mount")).with_context(|| refused_mount());
+            return Err(errno).call(|| call("mount")).with_context(refused_mount);
         }
         Err(errno) => return Err(errno).call(|| call("mount")),
     }

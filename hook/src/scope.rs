@@ -11,7 +11,7 @@ pub enum Scope {
     Host,
 }
 
-/// The inode of the initial user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h).
+/// The inode of the initial user namespace (`PROC_USER_INIT_INO` in the kernel).
 ///
 /// Not recognised by its `uid_map`: an identity-mapped namespace shows the very same one.
 pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;

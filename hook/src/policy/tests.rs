@@ -51,7 +51,7 @@ fn errors_name_file_line_and_key() {
         ("[]", 1, &["a list"]),
         ("{\"inject\": true", 1, &["EOF"]),
         ("{\"inject\": true}\n{}", 2, &["trailing"]),
-        ("", 0, &["EOF"]),
+        ("", 1, &["EOF"]),
     ] {
         let error = format!("{:#}", over(text).expect_err(text));
         assert!(error.starts_with(&format!("{FILE}{line}:")), "{text:?}: {error}");

@@ -1,0 +1,625 @@
+//! The real hook against a real user namespace that plays a container, without root and without an
+//! engine: what may be wrong with a state, a bundle, a rootfs, an emulator or a policy.
+//!
+//! Each test runs in user and mount namespaces of its own, in which a tmpfs holds everything.
+//! `/mnt/emulators` is the only directory that the policy there names.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+
+/// The real hook.
+const HOOK: &str = env!("CARGO_BIN_EXE_toolbx-arch-hook");
+
+/// What happened in the laboratory.
+struct Outcome {
+    /// The hook's exit status.
+    status: i32,
+    /// What the hook wrote to standard error.
+    stderr: String,
+    /// What `then` printed.
+    then: String,
+}
+
+/// A container to be made, and what is odd about it.
+struct Case {
+    /// The hook's argument.
+    stage: &'static str,
+    /// Shell commands in the namespaces of the "host", before anything else.
+    host: &'static str,
+    /// Shell commands in the container's mount namespace, after its mounts are made.
+    rootfs: &'static str,
+    /// Whether the container has a user namespace of its own.
+    private: bool,
+    config: Value,
+    /// The state; PID in it stands for the container's process.
+    state: String,
+    /// Shell commands in the container's namespaces, after the hook.
+    then: &'static str,
+    /// Shell commands in the host's namespaces, after the hook.
+    afterwards: &'static str,
+}
+
+impl Case {
+    fn asking(arch: &str) -> Self {
+        Self {
+            stage: "create-runtime",
+            host: "",
+            rootfs: "",
+            private: true,
+            config: json!({
+                "root": {"path": "/mnt/rootfs"},
+                "mounts": [{"destination": "/dev", "type": "tmpfs"}],
+                "linux": {"namespaces": [{"type": "user"}, {"type": "mount"}]},
+            }),
+            state: json!({
+                "ociVersion": "1.0", "id": "test", "status": "created", "pid": 4242,
+                "bundle": "/mnt/bundle", "annotations": {"toolbx.arch": arch},
+            })
+            .to_string()
+            .replace("4242", "PID"),
+            then: "chroot /mnt/rootfs /exit42; echo $?",
+            afterwards: "",
+        }
+    }
+
+    fn run(&self) -> Outcome {
+        let output = unshared()
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/container.sh"))
+            .env("HOOK", HOOK)
+            .env("STAGE", self.stage)
+            .env("EXIT42", exit42())
+            .env("CONFIG", self.config.to_string())
+            .env("STATE", &self.state)
+            .env("PRIVATE", if self.private { "yes" } else { "no" })
+            .env("HOST", self.host)
+            .env("ROOTFS", self.rootfs)
+            .env("THEN", self.then)
+            .env("AFTERWARDS", self.afterwards)
+            .output()
+            .expect("unshare is in util-linux");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        let mut parts = text.split("\n----\n");
+        let mut part = || parts.next().unwrap_or_else(|| panic!("cut: {text}")).trim().to_owned();
+        Outcome { status: part().parse().unwrap(), stderr: part(), then: part() }
+    }
+
+    /// The hook must refuse, in one line that contains `part`, and leave no instance in the
+    /// container.
+    fn is_refused(&self, part: &str) {
+        let case = Self { then: NOTHING_LEFT, ..self.clone() };
+        let outcome = case.run();
+        assert_eq!(outcome.status, 1, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(part), "{part:?} is not in: {}", outcome.stderr);
+        assert!(outcome.stderr.starts_with("toolbx-arch-hook: error: "), "{}", outcome.stderr);
+        assert!(!outcome.stderr.contains('\n'), "more than one line: {}", outcome.stderr);
+        assert_eq!(outcome.then, "", "something is left");
+    }
+
+    /// The hook must succeed, and the container run a foreign program.
+    fn runs(&self) -> Outcome {
+        let outcome = self.run();
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
+        assert!(outcome.then.ends_with("42"), "{}", outcome.then);
+        outcome
+    }
+}
+
+impl Clone for Case {
+    fn clone(&self) -> Self {
+        Self { config: self.config.clone(), state: self.state.clone(), ..*self }
+    }
+}
+
+/// Prints what a refused hook may have left: binfmt_misc mounts, and entries of ours.
+const NOTHING_LEFT: &str = "grep ' - binfmt_misc ' /proc/self/mountinfo
+mkdir -p /tmp/look && mount -t binfmt_misc look /tmp/look && ls /tmp/look | grep toolbx; umount /tmp/look";
+
+/// A shell in user and mount namespaces of its own.
+fn unshared() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--propagation", "private", "sh"]);
+    command
+}
+
+/// The path of a program for aarch64 that ends with status 42: header, one segment, three
+/// instructions.
+fn exit42() -> &'static Path {
+    static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+        const BASE: u64 = 0x40_0000;
+        let mut file = vec![0; 120];
+        let mut put =
+            |offset: usize, bytes: &[u8]| file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02\x01\x01");
+        put(16, &2u16.to_le_bytes()); // ET_EXEC
+        put(18, &183u16.to_le_bytes()); // EM_AARCH64
+        put(20, &1u32.to_le_bytes()); // e_version
+        put(24, &(BASE + 120).to_le_bytes()); // e_entry, behind the headers
+        put(32, &64u64.to_le_bytes()); // e_phoff
+        put(52, &64u16.to_le_bytes()); // e_ehsize
+        put(54, &56u16.to_le_bytes()); // e_phentsize
+        put(56, &1u16.to_le_bytes()); // e_phnum
+        put(64, &1u32.to_le_bytes()); // PT_LOAD
+        put(68, &5u32.to_le_bytes()); // readable, executable
+        put(80, &BASE.to_le_bytes());
+        put(88, &BASE.to_le_bytes());
+        put(96, &132u64.to_le_bytes());
+        put(104, &132u64.to_le_bytes());
+        put(112, &0x1000u64.to_le_bytes());
+        for instruction in [0xd280_0ba8u32, 0xd280_0540, 0xd400_0001] {
+            file.extend(instruction.to_le_bytes()); // mov x8, #93; mov x0, #42; svc #0
+        }
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("exit42");
+        std::fs::write(&path, file).unwrap();
+        path
+    });
+    &FILE
+}
+
+#[test]
+fn a_foreign_program_runs() {
+    let outcome = Case {
+        then: "cat /mnt/rootfs/proc/sys/fs/binfmt_misc/toolbx-arch-aarch64
+            echo x 2>&1 >/mnt/rootfs/proc/sys/fs/binfmt_misc/register
+            echo x 2>&1 >/mnt/rootfs/dev/.toolbx-arch/mnt/emulators/qemu-aarch64-static
+            grep -c shared: /proc/self/mountinfo
+            chroot /mnt/rootfs /exit42; echo $?",
+        ..Case::asking("arm64")
+    }
+    .runs();
+    for part in
+        ["enabled\n", "/dev/.toolbx-arch/mnt/emulators/qemu-aarch64-static\n", "flags: POCF"]
+    {
+        assert!(outcome.then.contains(part), "{part:?} is not in: {}", outcome.then);
+    }
+    assert_eq!(outcome.then.matches("Read-only file system").count(), 2, "{}", outcome.then);
+    assert!(outcome.then.contains("\n0\n"), "no mount of ours is shared: {}", outcome.then);
+}
+
+#[test]
+fn several_targets_get_a_handler_each() {
+    let case = Case {
+        then: "ls /mnt/rootfs/proc/sys/fs/binfmt_misc; chroot /mnt/rootfs /exit42; echo $?",
+        ..Case::asking("s390x,arm64,amd64")
+    };
+    let then = case.runs().then;
+    assert!(then.contains("toolbx-arch-s390x") && then.contains("toolbx-arch-aarch64"), "{then}");
+}
+
+#[test]
+fn prestart_is_the_same_stage() {
+    Case { stage: "prestart", ..Case::asking("arm64") }.runs();
+}
+
+#[test]
+fn an_emulator_that_is_replaced_meanwhile_is_never_a_wrong_one() {
+    // Between the good one and a dynamic program, as fast as a shell can.
+    const REPLACE: &str = "(cd /mnt/emulators; while [ ! -e /mnt/stop ]; do
+        cp /usr/bin/qemu-aarch64-static a; mv a qemu-aarch64-static
+        cp /bin/sh b; mv b qemu-aarch64-static; done) & loop=$!; sleep 0.1";
+    let mut refused = 0;
+    for shown in [true, false].repeat(15) {
+        let case = Case {
+            host: REPLACE,
+            rootfs: if shown { "" } else { "umount dev" },
+            afterwards: "touch /mnt/stop; wait $loop",
+            ..Case::asking("arm64")
+        };
+        let outcome = case.run();
+        if outcome.status == 0 {
+            assert!(outcome.then.starts_with("42"), "{}", outcome.then);
+        } else {
+            refused += 1;
+            assert!(outcome.stderr.contains("emulator"), "{}", outcome.stderr);
+        }
+    }
+    assert!(refused > 0, "it was never replaced in time");
+}
+
+#[test]
+fn nothing_is_done_where_nothing_is_asked() {
+    for (annotations, state) in [
+        (json!({"a": "b"}), None),
+        (json!({"toolbx.arch": "none"}), None),
+        (json!({"toolbx.arch": std::env::consts::ARCH}), None),
+        (json!({}), Some(r#"{"id": "test", "pid": PID, "bundle": "/mnt/bundle"}"#)),
+    ] {
+        let mut case = Case { then: NOTHING_LEFT, ..Case::asking("arm64") };
+        case.state = state.map_or_else(
+            || format!(r#"{{"id": "test", "pid": PID, "bundle": "/mnt/bundle", "annotations": {annotations}}}"#),
+            str::to_owned,
+        );
+        let outcome = case.run();
+        assert_eq!(
+            (outcome.status, outcome.stderr.as_str(), outcome.then.as_str()),
+            (0, "", ""),
+            "{annotations}"
+        );
+    }
+}
+
+#[test]
+fn annotations_may_stand_in_config_only() {
+    let mut case = Case::asking("arm64");
+    case.state = r#"{"id": "test", "pid": PID, "bundle": "/mnt/bundle"}"#.into();
+    case.config["annotations"] = json!({"toolbx.arch": "arm64"});
+    case.runs();
+}
+
+#[test]
+fn bad_states_are_refused() {
+    let asking = Case::asking("arm64").state;
+    for (state, part) in [
+        (String::new(), "no container state on standard input"),
+        (asking[..asking.len() - 9].into(), "EOF"),
+        (asking.replace("\"pid\":PID,", ""), "names no process"),
+        (
+            asking.replace("PID", "999999999"),
+            "pidfd_open process 999999999 of container test: ESRCH",
+        ),
+        (asking.replace("PID", "SHELL"), "shares the hook's mount namespace"),
+    ] {
+        // The last one is the shell that starts the hook: a process, but no container.
+        Case { state, ..Case::asking("arm64") }.is_refused(part);
+    }
+}
+
+#[test]
+fn bad_bundles_are_refused() {
+    let asking = Case::asking("arm64").state;
+    for bundle in ["/", "/nonexistent", "/mnt/state"] {
+        Case { state: asking.replace("/mnt/bundle", bundle), ..Case::asking("arm64") }
+            .is_refused(&format!("no config.json in the bundle {bundle} of container test"));
+    }
+    let broken = Case { host: "echo '{' >/mnt/bundle/config.json", ..Case::asking("arm64") };
+    broken.is_refused("read /mnt/bundle/config.json: EOF");
+    let lost = Case { config: json!({"root": {"path": "/nonexistent"}}), ..Case::asking("arm64") };
+    lost.is_refused("openat2 /nonexistent, the rootfs of container test: ENOENT");
+    let none = Case { config: json!({}), ..Case::asking("arm64") };
+    none.is_refused("neither config.json nor the state names its rootfs");
+}
+
+#[test]
+fn a_misreported_bundle_is_no_obstacle() {
+    // Where only the rootfs is known, the namespace might be anybody's: no flag C.
+    let outcome = Case {
+        state: Case::asking("arm64").state.replace("/mnt/bundle", "/").replace("\"id\"", "\"root\":\"/mnt/rootfs\",\"id\""),
+        then: "cat /mnt/rootfs/proc/sys/fs/binfmt_misc/toolbx*; chroot /mnt/rootfs /exit42; echo $?",
+        ..Case::asking("arm64")
+    }
+    .runs();
+    assert!(outcome.then.contains("flags: POF\n"), "{}", outcome.then);
+}
+
+#[test]
+fn unknown_values_elsewhere_do_not_stop_a_container() {
+    let mut case = Case::asking("arm64");
+    case.config["root"]["path"] = "../rootfs".into(); // relative to the bundle
+    case.config["process"] =
+        json!({"capabilities": {"bounding": ["CAP_FROM_THE_FUTURE"]}, "args": 7});
+    case.config["linux"]["seccomp"] =
+        json!({"architectures": ["SCMP_ARCH_Z80"], "defaultAction": 9});
+    case.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "galaxy"}));
+    case.state = case.state.replace("created", "thawing");
+    case.runs();
+}
+
+#[test]
+fn a_hostile_proc_is_refused() {
+    for (rootfs, part) in [
+        (
+            "umount -l proc; rmdir proc; ln -s /proc proc",
+            "openat2 proc/sys/fs of container test: ELOOP",
+        ),
+        (
+            "umount -l proc; rmdir proc; mkfifo proc",
+            "openat2 proc/sys/fs of container test: ENOTDIR",
+        ),
+        (
+            "umount -l proc; rmdir proc; echo >proc",
+            "openat2 proc/sys/fs of container test: ENOTDIR",
+        ),
+        ("umount -l proc; rmdir proc", "openat2 proc/sys/fs of container test: ENOENT"),
+        ("umount -l proc; mkdir -p proc/sys/fs/binfmt_misc", "is not on procfs"),
+        ("umount -l proc; mkdir proc/sys; ln -s /proc/sys/fs proc/sys/fs", "ELOOP"),
+        ("mount -t tmpfs x proc/sys/fs; ln -s /mnt proc/sys/fs/binfmt_misc", "is not on procfs"),
+        (
+            "mount -t tmpfs x proc/sys/fs/binfmt_misc",
+            "is not a directory of procfs, autofs or binfmt_misc",
+        ),
+        (
+            "mount --bind exit42 proc/sys/fs/binfmt_misc || mount --bind dev proc/sys/fs/binfmt_misc",
+            "is not a directory of procfs",
+        ),
+    ] {
+        Case { rootfs, ..Case::asking("arm64") }.is_refused(part);
+    }
+}
+
+#[test]
+fn a_hostile_dev_gets_nothing() {
+    // Where the emulator cannot be shown, flag F alone carries it, by its path on the host.
+    for rootfs in [
+        "umount dev; rmdir dev; ln -s /mnt dev",
+        "umount dev; rmdir dev; mkfifo dev",
+        "umount dev; rmdir dev; echo >dev",
+        "umount dev; rmdir dev",
+        "umount dev",
+        "mount --make-shared dev",
+    ] {
+        let then = "cat /mnt/rootfs/proc/sys/fs/binfmt_misc/toolbx*; ls -A /mnt/rootfs/dev/
+            find /mnt /mnt/rootfs -xdev -name .toolbx-arch; chroot /mnt/rootfs /exit42; echo $?";
+        let then = Case { rootfs, then, ..Case::asking("arm64") }.runs().then;
+        assert!(
+            then.contains("interpreter /mnt/emulators/qemu-aarch64-static\n"),
+            "{rootfs}: {then}"
+        );
+        assert!(!then.contains(".toolbx-arch"), "{rootfs}: {then}");
+    }
+    let mut bound = Case::asking("arm64");
+    bound.config["mounts"] =
+        json!([{"destination": "/dev", "type": "tmpfs"}, {"destination": "/dev", "type": "bind"}]);
+    bound.then =
+        "find /mnt /mnt/rootfs -xdev -name .toolbx-arch; chroot /mnt/rootfs /exit42; echo $?";
+    assert_eq!(bound.runs().then, "42");
+}
+
+#[test]
+fn a_volume_or_a_link_on_the_way_gets_nothing() {
+    for (rootfs, part) in [
+        ("mkdir dev/.toolbx-arch /mnt/v; mount --bind /mnt/v dev/.toolbx-arch", "EXDEV"),
+        ("mkdir /mnt/v; ln -s /mnt/v dev/.toolbx-arch", "ELOOP"),
+        ("mkfifo dev/.toolbx-arch", "ENOTDIR"),
+        (
+            "mkdir -p dev/.toolbx-arch/mnt/emulators; ln -s x dev/.toolbx-arch/mnt/emulators/qemu-aarch64-static",
+            "E",
+        ),
+    ] {
+        let case = Case {
+            rootfs,
+            then: "find /mnt/v -mindepth 1 2>/dev/null; grep ' - binfmt_misc ' /proc/self/mountinfo",
+            ..Case::asking("arm64")
+        };
+        let outcome = case.run();
+        assert_eq!((outcome.status, outcome.then.as_str()), (1, ""), "{rootfs}");
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_shared_proc_gets_no_mount() {
+    let then = "find /mnt/rootfs/proc/sys/fs/binfmt_misc -mindepth 1
+        ls /mnt/rootfs/dev/.toolbx-arch/binfmt_misc; chroot /mnt/rootfs /exit42; echo $?";
+    let case = Case { rootfs: "mount --make-rshared proc", then, ..Case::asking("arm64") };
+    assert!(case.runs().then.starts_with("register\nstatus\n"), "{}", case.run().then);
+    Case { rootfs: "mount --make-rshared proc; umount dev", ..case }
+        .is_refused("shared propagation");
+}
+
+#[test]
+fn bad_emulators_are_refused() {
+    for (host, part) in [
+        (
+            "rm /mnt/emulators/*",
+            "no emulator for aarch64 on this machine: install the package qemu-user-static",
+        ),
+        ("cp /bin/sh /mnt/emulators/qemu-aarch64-static", "is linked dynamically"),
+        (
+            "cp /mnt/exit42 /mnt/emulators/qemu-aarch64-static",
+            "is a program for aarch64, this machine is ",
+        ),
+        ("echo '#!/bin/sh' >/mnt/emulators/qemu-aarch64-static", "is not a program"),
+        (": >/mnt/emulators/qemu-aarch64-static", "shorter than an ELF header"),
+        ("truncate -s 100 /mnt/emulators/qemu-aarch64-static", "is not a program"),
+        ("chmod a-x /mnt/emulators/qemu-aarch64-static", "chmod a+x"),
+        (
+            "chmod o+w /mnt/emulators/qemu-aarch64-static",
+            "chmod go-w /mnt/emulators/qemu-aarch64-static",
+        ),
+        ("chmod g+w /mnt/emulators", "chmod go-w /mnt/emulators"),
+        ("chmod 1777 /mnt/emulators", "chmod go-w /mnt/emulators"),
+        (
+            "rm /mnt/emulators/*; mkfifo /mnt/emulators/qemu-aarch64-static",
+            "neither a file nor a directory",
+        ),
+        ("rm /mnt/emulators/*; mkdir /mnt/emulators/qemu-aarch64-static", "is a directory"),
+        (
+            "cd /mnt/emulators; rm *; ln -s qemu-aarch64-static qemu-aarch64-static; cd /",
+            "too many symbolic links",
+        ),
+        (
+            "cd /mnt/emulators; mkdir -m 777 x; mv qemu-aarch64-static x; ln -s x/qemu-aarch64-static .; cd /",
+            "chmod go-w /mnt/emulators/x",
+        ),
+        (
+            r#"echo '{"emulator_directories": ["/mnt/emulators"], "emulator_sha256": {"arm64": ["0000000000000000000000000000000000000000000000000000000000000000"]}}' >/etc/toolbx-arch/policy.json"#,
+            "has the SHA-256 sum",
+        ),
+    ] {
+        Case { host, ..Case::asking("arm64") }.is_refused(part);
+    }
+}
+
+#[test]
+fn good_emulators_are_found() {
+    for host in [
+        "cd /mnt/emulators; mkdir x; mv qemu-aarch64-static x/real; ln -s /mnt/emulators/../emulators/x/real qemu-aarch64-static; cd /",
+        "mv /mnt/emulators/qemu-aarch64-static /mnt/emulators/qemu-aarch64",
+        // A dynamic one that comes first does not hide a good one.
+        "mv /mnt/emulators/qemu-aarch64-static /mnt/emulators/qemu-aarch64; cp /bin/sh /mnt/emulators/qemu-aarch64-static",
+        r#"sum=$(sha256sum /mnt/emulators/qemu-aarch64-static | cut -d' ' -f1)
+        printf '{"emulator_directories": ["/mnt/emulators"], "emulator_sha256": {"aarch64": ["%s"]}}' $sum >/etc/toolbx-arch/policy.json"#,
+    ] {
+        Case { host, ..Case::asking("arm64") }.runs();
+    }
+}
+
+#[test]
+fn bad_policies_are_refused() {
+    for (host, part) in [
+        (
+            "printf '{\\n \"inject\": 1\\n}' >/etc/toolbx-arch/policy.json",
+            "policy /etc/toolbx-arch/policy.json:2: key \"inject\": invalid type",
+        ),
+        (
+            "printf '{\\n\\n \"injekt\": true}' >/etc/toolbx-arch/policy.json",
+            "policy /etc/toolbx-arch/policy.json:3: key \"injekt\": unknown field",
+        ),
+        (
+            "echo oops >/etc/toolbx-arch/policy.json",
+            "policy /etc/toolbx-arch/policy.json:1: expected value",
+        ),
+        ("chmod o+w /etc/toolbx-arch/policy.json", "chmod go-w /etc/toolbx-arch/policy.json"),
+        ("chmod g+w /etc/toolbx-arch", "chmod go-w /etc/toolbx-arch"),
+        ("head -c 2000000 /dev/zero >/etc/toolbx-arch/policy.json", "larger than 1 MiB"),
+        (
+            "rm /etc/toolbx-arch/policy.json; mkfifo /etc/toolbx-arch/policy.json",
+            "neither a file nor a directory",
+        ),
+    ] {
+        Case { host, ..Case::asking("arm64") }.is_refused(part);
+    }
+}
+
+#[test]
+fn the_policy_decides_on_rights_and_on_showing() {
+    let policy = |keys: &str| {
+        format!(
+            r#"echo '{{"emulator_directories": ["/mnt/emulators"], {keys}}}' >/etc/toolbx-arch/policy.json"#
+        )
+    };
+    let then =
+        "cat /mnt/rootfs/proc/sys/fs/binfmt_misc/toolbx*; chroot /mnt/rootfs /exit42; echo $?";
+    let never = policy(r#""credentials": "never""#).leak();
+    let outcome = Case { host: never, then, ..Case::asking("arm64") }.runs();
+    assert!(outcome.then.contains("flags: POF\n"), "{}", outcome.then);
+    let hidden = policy(r#""inject": false"#).leak();
+    let outcome = Case { host: hidden, then, ..Case::asking("arm64") }.runs();
+    assert!(outcome.then.contains("interpreter /mnt/emulators/"), "{}", outcome.then);
+    Case { host: policy(r#""architectures": ["s390x"]"#).leak(), ..Case::asking("arm64") }
+        .is_refused("does not allow aarch64");
+}
+
+#[test]
+fn bad_annotations_are_refused() {
+    for (arch, part) in [
+        ("", "empty name"),
+        ("../../etc", "unknown architecture"),
+        ("arm65", "did you mean arm64?"),
+    ] {
+        Case::asking(arch).is_refused(part);
+    }
+}
+
+/// Registers in the shared namespace, as an earlier container did.
+const SHARED: &str = "mkdir /mnt/instance; mount -t binfmt_misc x /mnt/instance";
+
+#[test]
+fn a_shared_namespace_gets_no_rights_and_keeps_its_handlers() {
+    let case = Case {
+        host: SHARED,
+        private: false,
+        then: "chroot /mnt/rootfs /exit42; echo $?",
+        afterwards: "cat /mnt/instance/toolbx-arch-aarch64",
+        ..Case::asking("arm64")
+    };
+    let outcome = case.run();
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
+    assert!(
+        outcome.then.starts_with("42\nenabled\n") && outcome.then.contains("flags: POF\n"),
+        "{}",
+        outcome.then
+    );
+}
+
+/// A handler for aarch64 with NAME, INTERPRETER and FLAGS to be filled in.
+fn registered(name: &str, interpreter: &str, flags: &str, then: &str) -> &'static str {
+    let magic = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00";
+    let mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
+    format!(
+        "{SHARED}; mkdir -p /dev/shm 2>/dev/null || true
+        printf '%s' ':{name}:M::{magic}:{mask}:{interpreter}:{flags}' >/mnt/instance/register\n{then}"
+    )
+    .leak()
+}
+
+#[test]
+fn the_same_handler_is_used_again_and_switched_on() {
+    // By the host's path, since the emulator is not shown.
+    for (flags, then) in
+        [("OPF", ""), ("OPFC", ""), ("OPF", "echo 0 >/mnt/instance/toolbx-arch-aarch64")]
+    {
+        let case = Case {
+            host: registered(
+                "toolbx-arch-aarch64",
+                "/mnt/emulators/qemu-aarch64-static",
+                flags,
+                then,
+            ),
+            rootfs: "umount dev",
+            private: false,
+            afterwards: "ls /mnt/instance",
+            ..Case::asking("arm64")
+        };
+        let outcome = case.run();
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
+        assert_eq!(outcome.then, "42\nregister\nstatus\ntoolbx-arch-aarch64", "{flags} {then}");
+    }
+}
+
+#[test]
+fn another_emulator_for_the_same_target_is_refused() {
+    for (name, then) in [
+        ("toolbx-arch-aarch64", ""),
+        ("toolbx-arch-aarch64", "echo 0 >/mnt/instance/toolbx-arch-aarch64"),
+        ("qemu-aarch64", ""),
+    ] {
+        // s390x is registered first, and must be gone again.
+        let case = Case {
+            host: registered(name, "/mnt/emulators/qemu-s390x-static", "OPF", then),
+            private: false,
+            then: "",
+            afterwards: "ls /mnt/instance",
+            ..Case::asking("s390x,arm64")
+        };
+        let outcome = case.run();
+        assert_eq!(outcome.status, 1);
+        for part in ["/mnt/emulators/qemu-s390x-static", name, "--userns=keep-id"] {
+            assert!(outcome.stderr.contains(part), "{part} is not in: {}", outcome.stderr);
+        }
+        assert_eq!(
+            outcome.then,
+            format!("register\nstatus\n{name}")
+                .replace("register\nstatus\nqemu-aarch64", "qemu-aarch64\nregister\nstatus")
+        );
+    }
+}
+
+#[test]
+fn a_syslog_daemon_that_does_not_read_blocks_nobody() {
+    let directory = std::env::temp_dir().join(format!("toolbx-arch-syslog-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("systemd/journal")).unwrap();
+    let daemon =
+        std::os::unix::net::UnixDatagram::bind(directory.join("systemd/journal/dev-log")).unwrap();
+    let script = format!(
+        "mount --bind {} /run; i=0; while [ $i -lt 40 ]; do echo '{{}}' | timeout 5 {} create-runtime 2>/dev/null || [ $? = 1 ]; i=$((i+1)); done",
+        directory.display(),
+        HOOK
+    );
+    let status = unshared().args(["-euc", &script]).status().unwrap();
+    assert!(status.success());
+    // It was really asked, and the record is what the manual says.
+    let mut buffer = [0; 4096];
+    daemon.set_nonblocking(true).unwrap();
+    let length = daemon.recv(&mut buffer).expect("the daemon got a record");
+    let record = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    assert!(record.starts_with("<27>toolbx-arch-hook["), "{record}");
+    let (_, json) = record.split_once("]: ").unwrap();
+    let json: Value = serde_json::from_str(json).unwrap();
+    assert_eq!(json["decision"], "refused");
+    assert!(json["us"].is_u64() && json["error"].as_str().unwrap().contains("names no process"));
+    std::fs::remove_dir_all(directory).unwrap();
+}
