@@ -1,13 +1,87 @@
-# make deps build demo check lint install uninstall
+# make deps      install what building and testing need (Debian and Ubuntu, as root)
+# make build     build the hook
+# make install   install it (as root; DESTDIR, PREFIX)
+# make uninstall take it away again
+# make demo      run foreign containers, on a machine of its own making (as root)
+# make check     all tests (as root)
+# make lint      formatting, clippy, shellcheck, cargo-deny
+CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
-CARGO ?= cargo
 
-HOOK_DIR = $(DESTDIR)/usr/libexec/oci/hooks.d
-DROP_IN_DIR = $(DESTDIR)/usr/share/containers/oci/hooks.d
-HOOK = target/release-hook/toolbx-arch-hook
+HOOK = target/toolbx-arch-hook
+MAN = target/man/toolbx-arch-hook.8 target/man/toolbx-arch-policy.5
 
+# Engines look for hooks in these directories whatever the prefix is, and the hook for its policy.
+LIBEXEC = $(DESTDIR)/usr/libexec/oci/hooks.d
+DROP_INS = $(DESTDIR)/usr/share/containers/oci/hooks.d
+DATA = $(DESTDIR)/usr/share/toolbx-arch
+MANDIR = $(DESTDIR)$(PREFIX)/share/man
+DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/toolbx-arch
+
+# To build: a C linker with the static C library, and go-md2man for the man pages.
+# To test: engines, runtimes, emulators, and what the laboratory and the tests call.
+PACKAGES = gcc libc6-dev go-md2man \
+	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
+	fuse-overlayfs iptables qemu-user-static debootstrap bats jq strace time binutils iproute2 \
+	python3 python3-jsonschema shellcheck
+
+.PHONY: all deps build install uninstall demo check lint images clean
+.DELETE_ON_ERROR:
+
+all: build
+
+deps:
+	tests/deps $(PACKAGES)
+
+build: $(HOOK) $(MAN)
+
+# Always asked: cargo knows best what has changed.
+.PHONY: $(HOOK)
+$(HOOK):
+	$(CARGO) build --release --locked --bin toolbx-arch-hook
+	install -D -m 755 "target/$$(rustc -vV | sed -n 's/^host: //p')/release/toolbx-arch-hook" $@
+
+target/man/%: docs/%.md
+	mkdir -p $(@D)
+	go-md2man -in $< -out $@
+
+# The binary before the drop-in: a drop-in without its binary stops every container.
 install:
-	install -D -m 755 target/x86_64-unknown-linux-gnu/release/toolbx-arch-hook $(HOOK_DIR)/toolbx-arch-hook
-	install -D -m 644 policies/default.json $(DESTDIR)$(PREFIX)/share/toolbx-arch/policy.json
-	install -D -m 644 hooks.d/50-toolbx-arch.json $(DROP_IN_DIR)/50-toolbx-arch.json
+	install -D -m 755 $(HOOK) $(LIBEXEC)/toolbx-arch-hook
+	install -D -m 644 policies/default.json $(DATA)/policy.json
+	install -D -m 644 policies/policy.schema.json $(DATA)/policy.schema.json
+	install -D -m 644 policies/strict.json $(DOCDIR)/policies/strict.json
+	install -D -m 644 target/man/toolbx-arch-hook.8 $(MANDIR)/man8/toolbx-arch-hook.8
+	install -D -m 644 target/man/toolbx-arch-policy.5 $(MANDIR)/man5/toolbx-arch-policy.5
+	install -D -m 644 hooks.d/50-toolbx-arch.json $(DROP_INS)/50-toolbx-arch.json
+
+uninstall:
+	rm -f $(DROP_INS)/50-toolbx-arch.json
+	rm -f $(MANDIR)/man8/toolbx-arch-hook.8 $(MANDIR)/man5/toolbx-arch-policy.5
+	rm -rf $(DOCDIR) $(DATA)
+	rm -f $(LIBEXEC)/toolbx-arch-hook
+
+demo: deps build
+	tests/images --small
+	tests/lab tests/demo
+
+check: deps build images
+	$(CARGO) test --locked
+	tests/lab tests/engines
+
+images:
+	tests/images
+	test -e target/images/debian-arm64.tar || tests/lab tests/debian
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	shellcheck --shell=bash tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
+		tests/lab tests/setup_suite.bash tests/debian
+	shellcheck --shell=sh hook/tests/container.sh
+	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
+	! command -v cargo-deny >/dev/null || $(CARGO) deny check
+
+clean:
+	rm -rf target

@@ -70,24 +70,27 @@ pub fn decide(
     Ok(if targets.is_empty() { Request::Native } else { Request::Emulate(targets) })
 }
 
-/// The architectures that a comma-separated list names, in its order, each once.
+/// The architectures that a list names, in its order, each once. Names are separated by commas or
+/// blanks: some engines take a comma for the end of an annotation.
 fn parse(key: &str, value: &str) -> Result<Vec<&'static Arch>> {
-    let count = value.split(',').count();
+    let names: Vec<&str> = value.split(',').flat_map(names_between_commas).collect();
     ensure!(
-        count <= ARCHES.len(),
-        "annotation {key} names {count} architectures, there are {}",
+        names.len() <= ARCHES.len(),
+        "annotation {key} names {} architectures, there are {}",
+        names.len(),
         ARCHES.len()
     );
     let mut targets: Vec<&'static Arch> = Vec::new();
-    for name in value.split(',').map(str::trim) {
+    for name in names {
         ensure!(
             !name.is_empty(),
             "annotation {key}={} has an empty name in it; write {key}=NAME[,NAME…] or {key}=none",
             shown(value)
         );
-        if name.eq_ignore_ascii_case("auto") {
-            bail!("annotation {key}=auto: detection is not in this version; name the architecture");
-        }
+        ensure!(
+            !name.eq_ignore_ascii_case("auto"),
+            "annotation {key}=auto: detection is not in this version; name the architecture"
+        );
         let Some(arch) = arch::find(name) else {
             bail!("annotation {key}: {}", arch::unknown(name));
         };
@@ -96,6 +99,14 @@ fn parse(key: &str, value: &str) -> Result<Vec<&'static Arch>> {
         }
     }
     Ok(targets)
+}
+
+/// The names in a part of a list that has no comma; a part without any stands for an empty name.
+fn names_between_commas(part: &str) -> Vec<&str> {
+    match part.split_whitespace().collect::<Vec<_>>() {
+        names if names.is_empty() => vec![""],
+        names => names,
+    }
 }
 
 #[cfg(test)]

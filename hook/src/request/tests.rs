@@ -20,6 +20,7 @@ fn annotations_decide() {
         (&[("toolbox-arch", "ppc64le")], emulate(&["ppc64le"])),
         (&[("toolbx.arch", "arm64"), ("toolbox-arch", "s390x")], emulate(&["aarch64"])),
         (&[("toolbx.arch", "arm64, s390x ,aarch64")], emulate(&["aarch64", "s390x"])),
+        (&[("toolbx.arch", "arm64 s390x\taarch64")], emulate(&["aarch64", "s390x"])),
         (&[("toolbx.arch", "none")], Request::Off),
         (&[("toolbx.arch", " None ")], Request::Off),
         (&[("toolbx.arch", "amd64")], Request::Native),
@@ -42,14 +43,16 @@ fn bad_values_are_refused_in_one_line() {
     let many = vec!["arm64"; 40].join(",");
     for (value, part) in [
         ("", "empty name"),
+        (" ", "empty name"),
         (",", "empty name"),
+        ("arm64,,s390x", "empty name"),
         ("arm64,", "empty name"),
         ("arm64\0", "unknown architecture \"arm64\\0\""),
         ("../../etc", "unknown architecture"),
         ("arm65", "did you mean"),
         ("none,arm64", "unknown architecture \"none\""),
         ("auto", "name the architecture"),
-        ("a\nb", "\"a\\nb\""),
+        ("arm\u{7}64", "\"arm\\u{7}64\""),
         (&long, "unknown architecture"),
         (&many, "names 40 architectures"),
     ] {

@@ -1,0 +1,72 @@
+# What the bats files and tests/debian share. RUNTIME says which OCI runtime the engines use.
+
+RUNTIME=${RUNTIME:-crun}
+
+export BATS_TEST_TIMEOUT=300
+
+# Podman as the machine's root.
+as_root() {
+    podman --runtime "$RUNTIME" "$@"
+}
+
+# Any command, and Podman, as an ordinary user.
+alice() {
+    setpriv --reuid alice --regid alice --init-groups env --ignore-environment --chdir=/home/alice \
+        HOME=/home/alice USER=alice XDG_RUNTIME_DIR=/run/user/17001 LC_ALL=C.UTF-8 PATH="$PATH" "$@"
+}
+as_alice() {
+    alice podman --runtime "$RUNTIME" "$@"
+}
+
+fail() {
+    printf '%s\n' "$@" >&2
+    return 1
+}
+
+# The last command run succeeded and printed exactly this to standard output.
+prints() {
+    [ "$status" = 0 ] || fail "exit status $status" "stdout: $output" "stderr: ${stderr:-}"
+    [ "$output" = "$1" ] || fail "expected: $1" "printed:  $output" "stderr:   ${stderr:-}"
+}
+
+# The last command run failed, and said this in its output or errors.
+refused() {
+    [ "$status" != 0 ] || fail "succeeded" "stdout: $output"
+    local part
+    for part in "$@"; do
+        [[ "$output${stderr:-}" == *"$part"* ]] || fail "not said: $part" "$output" "${stderr:-}"
+    done
+}
+
+# The last record of the hook's log holds these values: KEY=JSON …
+logged() {
+    local pair record
+    record=$(tail -n 1 /run/log.records)
+    record=${record#*]: }
+    for pair in "$@"; do
+        jq -e "(.${pair%%=*}) == (${pair#*=})" >/dev/null <<<"$record" ||
+            fail "expected $pair in the record: $record"
+    done
+}
+
+# Mounts and handlers that containers must never leave on the machine, or in the namespaces that
+# alice's engine keeps.
+leftovers() {
+    ls -A /proc/sys/fs/binfmt_misc
+    grep -E 'binfmt_misc|toolbx|qemu-' /proc/self/mountinfo || true
+    find / -xdev -name .toolbx-arch
+    alice podman unshare sh -c \
+        'grep -E "binfmt_misc|toolbx|qemu-" /proc/self/mountinfo; ls -A /proc/sys/fs/binfmt_misc'
+}
+
+setup() {
+    : >/run/log.records
+}
+
+teardown() {
+    as_root rm --all --force --time 0 >/dev/null
+    as_alice rm --all --force --time 0 >/dev/null
+    local left
+    left=$(leftovers)
+    [ -z "$left" ] || fail "left on the machine:" "$left"
+}

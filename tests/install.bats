@@ -1,0 +1,84 @@
+# What make install puts where, and the files themselves.
+bats_require_minimum_version 1.5.0
+load helpers
+
+source=$BATS_TEST_DIRNAME/..
+
+@test "install into a directory, and uninstall leaves it empty" {
+    local to=$RUN/destination
+    make --no-print-directory -C "$source" install DESTDIR="$to" >/dev/null
+    run find "$to" -type f -printf '%m %P\n'
+    [ "$status" = 0 ]
+    diff <(sort <<<"$output") - <<EOF
+644 usr/share/containers/oci/hooks.d/50-toolbx-arch.json
+644 usr/share/doc/toolbx-arch/policies/strict.json
+644 usr/share/man/man5/toolbx-arch-policy.5
+644 usr/share/man/man8/toolbx-arch-hook.8
+644 usr/share/toolbx-arch/policy.json
+644 usr/share/toolbx-arch/policy.schema.json
+755 usr/libexec/oci/hooks.d/toolbx-arch-hook
+EOF
+    make --no-print-directory -C "$source" uninstall DESTDIR="$to" >/dev/null
+    run find "$to" -type f
+    prints ""
+}
+
+@test "the drop-in is never there without the binary" {
+    # Every container would fail in between: binary first, drop-in last, and the other way back.
+    run make --no-print-directory --dry-run -C "$source" install DESTDIR=/x
+    [[ "$output" == *"hooks.d/toolbx-arch-hook"*"50-toolbx-arch.json" ]] || fail "$output"
+    run make --no-print-directory --dry-run -C "$source" uninstall DESTDIR=/x
+    [[ "$output" == *"50-toolbx-arch.json"*"hooks.d/toolbx-arch-hook"* ]] || fail "$output"
+}
+
+@test "the drop-in's pattern takes our annotations and no others" {
+    local pattern key
+    pattern=$(jq -r '.when.annotations | keys[0]' "$source/hooks.d/50-toolbx-arch.json")
+    for key in toolbx.arch toolbox-arch toolbx.arch.cpu; do
+        grep -qE "$pattern" <<<"$key" || fail "$key"
+    done
+    for key in toolbxxarch x.toolbx.arch toolbx.archive toolbox-arch2 toolbx; do
+        ! grep -qE "$pattern" <<<"$key" || fail "$key"
+    done
+}
+
+@test "every policy fits its schema, and the schema refuses what the hook refuses" {
+    local policy
+    validate() { # file
+        /usr/bin/python3 -c 'import json, sys, jsonschema
+jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))' "$1" "$source/policies/policy.schema.json"
+    }
+    for policy in "$source"/policies/*.json; do
+        [ "${policy##*/}" = policy.schema.json ] || validate "$policy"
+    done
+    # Complete: every key of the schema is in the default.
+    diff <(jq -r '.properties | keys[]' "$source/policies/policy.schema.json") <(jq -r 'keys[]' "$source/policies/default.json")
+    for policy in '{"inject": 1}' '{"unknown": 1}' '[]' '{"credentials": "always"}' \
+        '{"emulator_directories": ["usr/bin"]}' '{"emulator_directories": ["/a:b"]}' \
+        '{"emulator_directories": ["/a/../b"]}' '{"emulator_names": ["qemu"]}' \
+        '{"emulator_names": ["a/{cpu}"]}' '{"architectures": "all"}' '{"architectures": ["arm65"]}' \
+        '{"emulator_sha256": {"arm64": ["abc"]}}' '{"annotations": ["other"]}'; do
+        echo "$policy" >"$RUN/policy.json"
+        ! validate "$RUN/policy.json" 2>/dev/null || fail "the schema takes $policy"
+        mkdir -p /etc/toolbx-arch
+        cp "$RUN/policy.json" /etc/toolbx-arch/policy.json
+        run as_alice run --rm --annotation toolbx.arch=arm64 localhost/busybox:arm64 true
+        rm -r /etc/toolbx-arch
+        [ "$status" != 0 ] || fail "the hook takes $policy"
+    done
+}
+
+@test "list, help, version, and a wrong call" {
+    local hook=/usr/libexec/oci/hooks.d/toolbx-arch-hook
+    run $hook list
+    [ "${#lines[@]}" = 34 ]
+    [[ "$output" == *"aarch64      arm64 arm64/v8"* ]] || fail "$output"
+    run --separate-stderr $hook --help
+    [ "$status" = 0 ] && [ "${#lines[@]}" -le 24 ] && [ -z "$stderr" ]
+    run --separate-stderr $hook --version
+    prints "toolbx-arch-hook $(sed -n 's/^version = "\(.*\)"/\1/p' "$source/Cargo.toml")"
+    run --separate-stderr -2 $hook nonsense
+    [[ -z "$output" && "$stderr" == *"Usage:"* ]]
+    run --separate-stderr -2 $hook
+    $hook list | head -n 1 >/dev/null
+}

@@ -1,0 +1,98 @@
+# The emulator is there, and nothing of it is anywhere else.
+bats_require_minimum_version 1.5.0
+load helpers
+
+arm=localhost/busybox:arm64
+annotated="--annotation toolbx.arch=arm64"
+emulator=/dev/.toolbx-arch/usr/bin/qemu-aarch64-static
+
+@test "the emulator is shown at its path, read-only, and cannot be removed" {
+    run --separate-stderr as_alice run --rm --userns=keep-id --user 0 $annotated $arm sh -c "
+        head -c 4 $emulator | od -An -c
+        (echo x >$emulator) 2>&1
+        rm $emulator 2>&1 || busybox rm $emulator 2>&1"
+    [[ "$output" == *"177   E   L   F"* ]] || fail "$output"
+    [[ "$output" == *"Read-only file system"* ]] || fail "$output"
+    [[ "$output" == *"esource busy"* ]] || fail "$output"
+}
+
+@test "the instance is read-only for the container's root" {
+    run --separate-stderr as_root run --rm --userns=auto $annotated $arm sh -c '
+        (echo -1 >/proc/sys/fs/binfmt_misc/status) 2>&1; (echo : >/proc/sys/fs/binfmt_misc/register) 2>&1; uname -m'
+    [[ "$output" == *"ead-only file system"*"ead-only file system"*aarch64 ]] || fail "$output"
+}
+
+# The changes that a container made, and the files of the layer that a commit makes of them.
+changes() { # podman container
+    local out=/run/user/17001/committed layer
+    $1 diff "$2"
+    $1 commit --quiet "$2" localhost/committed >/dev/null
+    $1 save --quiet --format oci-dir --output "$out" localhost/committed >/dev/null
+    layer=$(jq -r '.layers[-1].digest' "$out/blobs/sha256/$(
+        jq -r '.manifests[0].digest' "$out/index.json" | cut -d: -f2)")
+    tar -tf "$out/blobs/sha256/${layer#sha256:}"
+    rm -rf "$out"
+    $1 rmi localhost/committed >/dev/null
+}
+
+@test "podman diff and podman commit show nothing of it" {
+    local podman options
+    for podman in "as_root --userns=auto" "as_alice --userns=keep-id" "as_alice"; do
+        read -r podman options <<<"$podman"
+        # A native container that does the same shows what is the engine's own.
+        $podman run --name native $options localhost/busybox:amd64 sh -c 'echo hello >/tmp/file'
+        $podman run --name foreign $options $annotated $arm sh -c 'echo hello >/tmp/file'
+        diff <(changes $podman native) <(changes $podman foreign)
+        changes $podman foreign | grep -q tmp/file
+        $podman rm native foreign >/dev/null
+    done
+}
+
+@test "what the container's root mounts over the emulator stays in the container" {
+    # /usr is a shared mount here; a clone that stayed in its peer group would pass it on.
+    grep -E ' /usr .* shared:' /proc/self/mountinfo
+    run --separate-stderr as_root run --rm --privileged --userns=auto $annotated $arm \
+        sh -c "mount -o bind /etc/passwd $emulator && cat $emulator"
+    prints "root:x:0:0:root:/root:/bin/sh"
+    cmp -s -n 4 /usr/bin/qemu-aarch64-static <(printf '\177ELF')
+}
+
+@test "the image's own files are as before" {
+    # After a start without the hook, since the engine itself leaves files there.
+    local before
+    as_alice run --rm --rootfs "$RUN/rootfs" true || true
+    before=$(cd "$RUN/rootfs" && find . -printf '%p %y %m %s %U\n' | sort)
+    as_alice run --rm $annotated --rootfs "$RUN/rootfs" true
+    diff <(echo "$before") <(cd "$RUN/rootfs" && find . -printf '%p %y %m %s %U\n' | sort)
+}
+
+@test "the hook starts no process and leaves no descriptor behind" {
+    strace -V >/dev/null
+    mkdir -p "$RUN/hooks"
+    jq --arg trace "$RUN/trace" '.hook.path = "/usr/bin/strace" |
+        .hook.args = ["strace", "-f", "-o", $trace, "/usr/libexec/oci/hooks.d/toolbx-arch-hook", "create-runtime"]' \
+        /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/traced.json"
+    as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm true
+    rm -r "$RUN/hooks"
+    grep -q 'exited with 0' "$RUN/trace"
+    run grep -E '(fork|vfork|clone3?)\(' "$RUN/trace"
+    [ "$status" = 1 ] || fail "$output"
+    [ "$(grep -c 'execve(' "$RUN/trace")" = 1 ]
+}
+
+@test "peak memory is at most 4 MiB" {
+    mkdir -p "$RUN/hooks"
+    jq --arg out "$RUN/memory" '.hook.path = "/usr/bin/time" |
+        .hook.args = ["time", "-f", "%M", "-o", $out, "/usr/libexec/oci/hooks.d/toolbx-arch-hook", "create-runtime"]' \
+        /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/timed.json"
+    as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm true
+    rm -r "$RUN/hooks"
+    [ "$(tail -n 1 "$RUN/memory")" -le 4096 ] || fail "$(cat "$RUN/memory") KiB"
+}
+
+@test "the binary is static and at most 2 MB" {
+    local binary=/usr/libexec/oci/hooks.d/toolbx-arch-hook
+    run readelf --program-headers --wide $binary
+    [[ "$output" != *INTERP* ]] || fail "$output"
+    [ "$(stat -c %s $binary)" -le 2000000 ]
+}
