@@ -32,7 +32,7 @@ PACKAGES = gcc libc6-dev go-md2man \
 all: build
 
 deps:
-	tests/deps $(PACKAGES)
+	@tests/deps $(PACKAGES)
 
 build: $(HOOK) $(MAN)
 

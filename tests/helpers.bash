@@ -1,3 +1,4 @@
+# shellcheck disable=SC2154 # status, output and stderr are set by bats's run
 # What the bats files and tests/debian share. RUNTIME says which OCI runtime the engines use.
 
 RUNTIME=${RUNTIME:-crun}

@@ -65,7 +65,7 @@ teardown() {
     both_refused "no emulator for aarch64" toolbx.arch=arm64
     cp /bin/ls $file
     both_refused "is linked dynamically" toolbx.arch=arm64
-    tar -xOf "$BATS_TEST_DIRNAME/../target/images/busybox-s390x.tar" ./bin/busybox >$file
+    tar -xOf "$IMAGES/busybox-s390x.tar" ./bin/busybox >$file
     both_refused "is a program for s390x, this machine is x86_64" toolbx.arch=arm64
     cp /usr/bin/qemu-aarch64-static $file
     chmod o+w $file

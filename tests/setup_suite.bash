@@ -2,8 +2,8 @@
 load helpers
 
 setup_suite() {
-    [ -n "${LAB:-}" ] || { echo "run this in the laboratory: make check" >&2; return 1; }
-    local images=$BATS_TEST_DIRNAME/../target/images arch
+    [ -n "${RUN:-}" ] || { echo "run this in the laboratory: make check" >&2; return 1; }
+    local arch
     mkdir -p /run/systemd/journal
     rm -f /run/systemd/journal/dev-log
     # Without bats's own descriptors: it waits until they are closed.
@@ -12,26 +12,26 @@ setup_suite() {
     echo $! >/run/syslogd.pid
     for arch in amd64 arm64 armhf ppc64el s390x mips64el; do
         as_root image exists "localhost/busybox:$arch" && continue
-        as_root import "$images/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null 2>&1
-        as_alice import "$images/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null 2>&1
+        as_root import "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null 2>&1
+        as_alice import "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null 2>&1
     done
     # A scratch image: one static program and nothing else.
     if ! as_root image exists localhost/scratch; then
         mkdir -p "$RUN/scratch"
-        tar -xf "$images/busybox-arm64.tar" -C "$RUN/scratch" --strip-components=2 ./bin/busybox
+        tar -xf "$IMAGES/busybox-arm64.tar" -C "$RUN/scratch" --strip-components=2 ./bin/busybox
         mv "$RUN/scratch/busybox" "$RUN/scratch/uname"
         tar -C "$RUN/scratch" -cf "$RUN/scratch.tar" uname
         as_root import "$RUN/scratch.tar" localhost/scratch >/dev/null 2>&1
         as_alice import "$RUN/scratch.tar" localhost/scratch >/dev/null 2>&1
         # A root file system in a plain directory, for --rootfs.
         mkdir -p "$RUN/rootfs"
-        tar -xf "$images/busybox-arm64.tar" -C "$RUN/rootfs"
+        tar -xf "$IMAGES/busybox-arm64.tar" -C "$RUN/rootfs"
         chown -R alice:alice "$RUN/rootfs"
         cc -static -o "$RUN/deny" "$BATS_TEST_DIRNAME/deny.c"
     fi
-    if [ -e "$images/debian-arm64.tar" ] && ! as_root image exists localhost/debian; then
-        as_root load --quiet --input "$images/debian-arm64.tar" >/dev/null
-        as_alice load --quiet --input "$images/debian-arm64.tar" >/dev/null
+    if [ -e "$IMAGES/debian-arm64.tar" ] && ! as_root image exists localhost/debian; then
+        as_root load --quiet --input "$IMAGES/debian-arm64.tar" >/dev/null
+        as_alice load --quiet --input "$IMAGES/debian-arm64.tar" >/dev/null
     fi
 }
 

@@ -31,9 +31,9 @@ fn served(test: &str, setup: &str) -> Result<(), String> {
         .env(INSTANCE, "/mnt/i")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let (_, verdict) = text.split_once("verdict: ").expect("a verdict");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    let (_, verdict) = printed.split_once("verdict: ").expect("a verdict");
     match verdict.lines().next() {
         Some("served") => Ok(()),
         refusal => Err(refusal.unwrap_or_default().to_owned()),
