@@ -24,7 +24,7 @@ DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/toolbx-arch
 PACKAGES = gcc libc6-dev go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
 	fuse-overlayfs iptables qemu-user-static debootstrap bats jq strace time binutils iproute2 \
-	python3 python3-jsonschema shellcheck
+	python3 python3-jsonschema shellcheck debian-archive-keyring
 
 .PHONY: all deps build install uninstall demo check lint images clean
 .DELETE_ON_ERROR:
