@@ -42,8 +42,8 @@ changes() { # podman container
         # A native container that does the same shows what is the engine's own.
         $podman run --name native $options localhost/busybox:amd64 sh -c 'echo hello >/tmp/file'
         $podman run --name foreign $options $annotated $arm sh -c 'echo hello >/tmp/file'
-        changes $podman native >"$RUN/native"
-        changes $podman foreign >"$RUN/foreign"
+        changes $podman native | sort >"$RUN/native"
+        changes $podman foreign | sort >"$RUN/foreign"
         diff "$RUN/native" "$RUN/foreign"
         grep -q tmp/file "$RUN/foreign"
         $podman rm native foreign >/dev/null
