@@ -23,7 +23,7 @@ DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/toolbx-arch
 # To test: engines, runtimes, emulators, and what the laboratory and the tests call.
 PACKAGES = gcc libc6-dev go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
-	fuse-overlayfs iptables qemu-user-static debootstrap bats jq strace time binutils iproute2 \
+	fuse-overlayfs iptables debootstrap bats jq strace time binutils iproute2 \
 	python3 python3-jsonschema shellcheck debian-archive-keyring
 
 .PHONY: all deps build install uninstall demo check lint images clean

@@ -5,10 +5,8 @@ load helpers
 annotated="--annotation toolbx.arch=arm64"
 debian=localhost/debian
 
-setup() {
-    load helpers
-    as_root image exists $debian || fail "no Debian image; run: make check"
-    : >/run/log.records
+setup_file() {
+    as_root image exists $debian || fail "no Debian image; run: make images"
 }
 
 @test "it runs, in every scope" {
@@ -27,24 +25,26 @@ setup() {
         run --separate-stderr $podman run --rm $options --user user $annotated $debian sudo --non-interactive id -u
         prints 0
         run --separate-stderr $podman run --rm --interactive $options --user user $annotated $debian \
-            sh -c 'echo secret | su user -c "id -un"'
-        prints user
+            sh -c 'echo secret | su -c "id -u"'
+        prints 0
     done
 }
 
 @test "sudo gives no root where the namespace is shared, or the policy says never" {
     run --separate-stderr as_alice run --rm --user user $annotated $debian sudo --non-interactive id -u
-    refused "sudo"
+    refused "effective uid is not 0"
+    run --separate-stderr as_alice run --rm --user user $annotated $debian \
+        sh -c 'echo secret | su -c "id -u"'
+    refused "su:"
     mkdir -p /etc/toolbx-arch
     echo '{"credentials": "never"}' >/etc/toolbx-arch/policy.json
     run --separate-stderr as_alice run --rm --userns=keep-id --user user $annotated $debian sudo --non-interactive id -u
-    rm -r /etc/toolbx-arch
-    refused "sudo"
+    refused "effective uid is not 0"
 }
 
 @test "dpkg and apt work on it" {
     run --separate-stderr as_alice run --rm $annotated --network none $debian \
-        sh -c 'dpkg --audit && dpkg-query -W -f "\${Status}\n" sudo && apt-get --simulate remove sudo | tail -n 1'
-    prints $'install ok installed\nRemv sudo [1.9.13p3-1+deb12u4]' ||
-        [[ "$output" == "install ok installed"*"Remv sudo "* ]]
+        sh -c 'dpkg --audit && apt-get --simulate remove sudo'
+    [ "$status" = 0 ]
+    [[ "$output" == *"Remv sudo "* ]] || fail "$output" "$stderr"
 }

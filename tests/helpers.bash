@@ -53,18 +53,26 @@ logged() {
 # Mounts and handlers that containers must never leave on the machine, or in the namespaces that
 # alice's engine keeps.
 leftovers() {
+    local ours='$5 ~ /binfmt_misc|\.toolbx-arch|qemu-/ || / - binfmt_misc / { print }'
     ls -A /proc/sys/fs/binfmt_misc
-    grep -E 'binfmt_misc|toolbx|qemu-' /proc/self/mountinfo || true
+    awk "$ours" /proc/self/mountinfo
     find / -xdev -name .toolbx-arch
-    alice podman unshare sh -c \
-        'grep -E "binfmt_misc|toolbx|qemu-" /proc/self/mountinfo; ls -A /proc/sys/fs/binfmt_misc'
+    alice podman unshare sh -c 'awk "$1" /proc/self/mountinfo; ls -A /proc/sys/fs/binfmt_misc' sh "$ours"
 }
 
 setup() {
     : >/run/log.records
 }
 
+# Takes away what a test put into the laboratory's files.
+tidy() {
+    rm -rf "$RUN/hooks" /etc/toolbx-arch /home/alice/.config/toolbx-arch /home/alice/emulators \
+        /usr/local/bin/qemu-*
+    umount --lazy /proc/sys/fs/binfmt_misc 2>/dev/null || true
+}
+
 teardown() {
+    tidy
     as_root rm --all --force --time 0 >/dev/null
     as_alice rm --all --force --time 0 >/dev/null
     local left

@@ -12,8 +12,8 @@ setup_suite() {
     echo $! >/run/syslogd.pid
     for arch in amd64 arm64 armhf ppc64el s390x mips64el; do
         as_root image exists "localhost/busybox:$arch" && continue
-        as_root import "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null 2>&1
-        as_alice import "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null 2>&1
+        as_root import --quiet "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null
+        as_alice import --quiet "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null
     done
     # A scratch image: one static program and nothing else.
     if ! as_root image exists localhost/scratch; then
@@ -21,8 +21,8 @@ setup_suite() {
         tar -xf "$IMAGES/busybox-arm64.tar" -C "$RUN/scratch" --strip-components=2 ./bin/busybox
         mv "$RUN/scratch/busybox" "$RUN/scratch/uname"
         tar -C "$RUN/scratch" -cf "$RUN/scratch.tar" uname
-        as_root import "$RUN/scratch.tar" localhost/scratch >/dev/null 2>&1
-        as_alice import "$RUN/scratch.tar" localhost/scratch >/dev/null 2>&1
+        as_root import --quiet "$RUN/scratch.tar" localhost/scratch >/dev/null
+        as_alice import --quiet "$RUN/scratch.tar" localhost/scratch >/dev/null
         # A root file system in a plain directory, for --rootfs.
         mkdir -p "$RUN/rootfs"
         tar -xf "$IMAGES/busybox-arm64.tar" -C "$RUN/rootfs"

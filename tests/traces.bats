@@ -68,8 +68,7 @@ changes() { # podman container
     diff <(echo "$before") <(cd "$RUN/rootfs" && find . -printf '%p %y %m %s %U\n' | sort)
 }
 
-@test "the hook starts no process and leaves no descriptor behind" {
-    strace -V >/dev/null
+@test "the hook starts no process" {
     mkdir -p "$RUN/hooks"
     jq --arg trace "$RUN/trace" '.hook.path = "/usr/bin/strace" |
         .hook.args = ["strace", "-f", "-o", $trace, "/usr/libexec/oci/hooks.d/toolbx-arch-hook", "create-runtime"]' \

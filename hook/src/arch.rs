@@ -1,6 +1,6 @@
 //! The architecture table: the one place that knows targets, their names and their ELF headers.
 //!
-//! Look-up, registration, detection and the list in the documentation all come from [`ARCHES`].
+//! Look-up, registration and what `toolbx-arch-hook list` shows all come from [`ARCHES`].
 //! A file is recognised with the same magic and mask that the kernel is given, so the two cannot
 //! disagree. Pure, but for [`Arch::is_native`], which asks the running kernel.
 //!
@@ -101,17 +101,24 @@ impl Pattern {
         self
     }
 
-    /// The same pattern, which in addition wants one bit of `e_flags` at `offset` set or clear,
-    /// `EI_ABIVERSION` ignored and `e_version` 1, as the published MIPS patterns do.
-    const fn with_flag(mut self, offset: usize, bit: u8, set: bool, version: usize) -> Self {
+    /// The same pattern, which also tells the 32-bit MIPS calling conventions n32 and o32 apart, by
+    /// `EF_MIPS_ABI2` in `e_flags`. As published, it wants `e_version` 1 and ignores
+    /// `EI_ABIVERSION`.
+    const fn with_mips_abi(mut self, data: Data, n32: bool) -> Self {
+        const EF_MIPS_ABI2: u8 = 0x20;
+        // Where the lowest byte of e_version (at 20) and of e_flags (at 36) is.
+        let (version, flags) = match data {
+            Data::Lsb => (20, 36),
+            Data::Msb => (23, 39),
+        };
         let mut i = Self::USUAL;
         while i < elf::E_ENTRY {
             self.mask[i] = 0xff;
             i += 1;
         }
         self.magic[version] = elf::EV_CURRENT;
-        self.magic[offset] = if set { bit } else { 0 };
-        self.mask[offset] = bit;
+        self.magic[flags] = if n32 { EF_MIPS_ABI2 } else { 0 };
+        self.mask[flags] = EF_MIPS_ABI2;
         self.len = Self::MAX;
         self.with_mask(e_ident::ABIVERSION, 0)
     }
@@ -147,12 +154,6 @@ impl fmt::Debug for Pattern {
     }
 }
 
-/// Offset of the byte of `e_flags` that holds `EF_MIPS_ABI2` in a 32-bit header, by byte order.
-const MIPS_ABI2_LSB: usize = 36;
-const MIPS_ABI2_MSB: usize = 39;
-/// `EF_MIPS_ABI2`: the n32 calling convention. o32 and n32 programs differ in this bit only.
-const EF_MIPS_ABI2: u8 = 0x20;
-
 /// The pattern of x86 and alpha programs: `EI_DATA` and `EI_VERSION` without their lowest bit, as
 /// published. The kernel's own ELF loader looks at neither byte.
 const fn ident_loose(pattern: Pattern) -> Pattern {
@@ -171,13 +172,8 @@ const fn arch(name: &'static str, class: Class, data: Data, machine: u16) -> Arc
 }
 
 const fn mips(name: &'static str, data: Data, n32: bool) -> Arch {
-    // e_version is at 20 to 23; its byte that says 1 depends on the byte order.
-    let (flag, version) = match data {
-        Data::Lsb => (MIPS_ABI2_LSB, 20),
-        Data::Msb => (MIPS_ABI2_MSB, 23),
-    };
     let row = arch(name, Class::Elf32, data, 8);
-    Arch { pattern: row.pattern.with_flag(flag, EF_MIPS_ABI2, n32, version), ..row }
+    Arch { pattern: row.pattern.with_mips_abi(data, n32), ..row }
 }
 
 use Class::{Elf32, Elf64};
@@ -329,7 +325,7 @@ fn nearest(name: &str) -> Option<&'static str> {
 pub fn unknown(name: &str) -> String {
     let nearest = nearest(name).map(|known| format!("did you mean {known}? ")).unwrap_or_default();
     format!(
-        "unknown architecture {}; {nearest}`toolbx-arch-hook list` shows all names",
+        "unknown architecture {}; {nearest}/usr/libexec/oci/hooks.d/toolbx-arch-hook list shows all names",
         shown(name)
     )
 }

@@ -11,6 +11,8 @@ use anyhow::{Result, ensure};
 
 use crate::arch::Arch;
 
+/// Where everything of ours is in a container.
+pub const VISIBLE_DIR: &str = "/dev/.toolbx-arch";
 /// The longest line that `register` takes, in bytes (`MAX_REGISTER_LENGTH`).
 const REGISTER_MAX: usize = 1920;
 /// Separates the fields of a register line; so no interpreter's path may contain it.
@@ -193,17 +195,13 @@ pub fn serving<'a>(entries: &'a [Entry], arch: &Arch) -> Option<&'a Entry> {
 /// container's /dev.
 #[must_use]
 pub fn visible_path(host: &Path) -> PathBuf {
-    Path::new("/").join(VISIBLE_DIR).join(host.strip_prefix("/").unwrap_or(host))
+    Path::new(VISIBLE_DIR).join(host.strip_prefix("/").unwrap_or(host))
 }
 
 /// The host path of an emulator that is registered by its visible path or by its host path.
 fn host_path(interpreter: &Path) -> PathBuf {
-    let visible = Path::new("/").join(VISIBLE_DIR);
-    Path::new("/").join(interpreter.strip_prefix(visible).unwrap_or(interpreter))
+    Path::new("/").join(interpreter.strip_prefix(VISIBLE_DIR).unwrap_or(interpreter))
 }
-
-/// Where emulators appear in a container, relative to its root.
-const VISIBLE_DIR: &str = "dev/.toolbx-arch";
 
 /// The bytes that pairs of hexadecimal digits stand for; `None` if they are no such pairs.
 #[must_use]

@@ -10,14 +10,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{
-    AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, StatxFlags,
+    AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, StatxFlags,
 };
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::message::Call;
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
-use crate::scope::{Scope, UserNamespace};
+use crate::scope::{Namespace, Scope};
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
 pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
@@ -38,14 +38,14 @@ pub struct Container {
     /// The directory that becomes its root.
     pub rootfs: OwnedFd,
     /// Where binfmt_misc is to be mounted.
-    pub target: Target,
+    pub mount_point: MountPoint,
     /// Where its emulators go.
-    pub place: Place,
+    pub emulator_place: EmulatorPlace,
 }
 
 /// Where a container's binfmt_misc is to be mounted.
 #[derive(Debug)]
-pub enum Target {
+pub enum MountPoint {
     /// On this directory: the container's `/proc/sys/fs/binfmt_misc`.
     Proc(OwnedFd),
     /// Out of the way below this directory, the container's /dev. The handlers work all the same.
@@ -54,7 +54,7 @@ pub enum Target {
 
 /// Where a container's emulators go.
 #[derive(Debug)]
-pub enum Place {
+pub enum EmulatorPlace {
     /// Shown below this directory, the container's /dev.
     Dev(OwnedFd),
     /// Not shown: flag F alone carries the emulator. With the reason.
@@ -62,25 +62,49 @@ pub enum Place {
 }
 
 /// A process's directory in /proc, which belongs to that process even if its pid is used again.
-struct Process {
+#[derive(Debug)]
+pub struct Process {
     pid: i32,
     dir: OwnedFd,
     pidfd: OwnedFd,
 }
 
 impl Process {
-    fn open(state: &State) -> Result<Self> {
-        let pid = state.pid;
-        let of = || format!("process {pid} of container {}", state.id);
+    /// The process that will become the first of the container.
+    ///
+    /// Fails if it is gone, or shares our mount namespace: then it is no container's.
+    pub fn open(state: &State) -> Result<Self> {
+        let process =
+            Self::with_pid(state.pid).with_context(|| format!("container {}", state.id))?;
+        ensure!(
+            process.namespace("mnt")? != Self::own()?.namespace("mnt")?,
+            "process {} is no container's: it shares the hook's mount namespace",
+            state.pid
+        );
+        Ok(process)
+    }
+
+    /// Whose binfmt_misc instance the container of this process and `bundle` uses.
+    pub fn scope(&self, bundle: &Bundle) -> Result<Scope> {
+        let (theirs, ours) = (self.namespace("user")?, Self::own()?.namespace("user")?);
+        Ok(Scope::of(theirs, ours, bundle.config.has_own_user_namespace()))
+    }
+
+    /// The hook's own.
+    fn own() -> Result<Self> {
+        Self::with_pid(std::process::id().cast_signed())
+    }
+
+    fn with_pid(pid: i32) -> Result<Self> {
         let valid = Pid::from_raw(pid).context("pid 0")?;
         let pidfd = rustix::process::pidfd_open(valid, PidfdFlags::empty())
-            .call(|| format!("pidfd_open {}", of()))?;
+            .call(|| format!("pidfd_open process {pid}"))?;
         let dir = rustix::fs::open(
             format!("/proc/{pid}"),
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )
-        .call(|| format!("open /proc/{pid}, the {}", of()))?;
+        .call(|| format!("open /proc/{pid}"))?;
         Ok(Self { pid, dir, pidfd })
     }
 
@@ -89,7 +113,11 @@ impl Process {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let ended = rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
             .call(|| format!("poll the pidfd of process {}", self.pid))?;
-        ensure!(ended == 0, "the container's process {} has ended", self.pid);
+        ensure!(
+            ended == 0,
+            "the container's process {} has ended; start the container again",
+            self.pid
+        );
         Ok(())
     }
 
@@ -98,9 +126,10 @@ impl Process {
             .call(|| format!("open /proc/{}/{name}", self.pid))
     }
 
-    fn stat(&self, name: &str) -> Result<Stat> {
-        rustix::fs::statat(&self.dir, name, AtFlags::empty())
-            .call(|| format!("stat /proc/{}/{name}", self.pid))
+    fn namespace(&self, kind: &str) -> Result<Namespace> {
+        let stat = rustix::fs::statat(&self.dir, format!("ns/{kind}"), AtFlags::empty())
+            .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))?;
+        Ok(Namespace { dev: stat.st_dev, ino: stat.st_ino })
     }
 
     fn read(&self, name: &str) -> Result<String> {
@@ -113,48 +142,34 @@ impl Process {
     }
 }
 
-/// The user namespace that this process is in.
-pub fn own_user_namespace() -> Result<UserNamespace> {
-    let stat = rustix::fs::stat("/proc/self/ns/user").call(|| "stat /proc/self/ns/user".into())?;
-    Ok(UserNamespace { dev: stat.st_dev, ino: stat.st_ino })
-}
-
 impl Container {
-    /// Opens the container that `state` and `bundle` describe.
+    /// Opens the container whose first process `process` will be, to be served in `scope`.
     ///
-    /// Fails if its process is gone or is no container's, and if the place where binfmt_misc is to
-    /// be mounted is anything else than it should be.
-    pub fn open(state: &State, bundle: &Bundle, policy: &Policy) -> Result<Self> {
-        let process = Process::open(state)?;
-        let id = &state.id;
-        let (theirs, ours) = (process.stat("ns/mnt")?, stat_own("ns/mnt")?);
-        ensure!(
-            (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino),
-            "process {} is no container's: it shares the hook's mount namespace",
-            state.pid
-        );
-        let user = process.stat("ns/user")?;
-        let user = UserNamespace { dev: user.st_dev, ino: user.st_ino };
-        let own = own_user_namespace()?;
+    /// Fails if the process is gone, and if the place where binfmt_misc is to be mounted is
+    /// anything else than it should be.
+    pub fn open(
+        process: Process,
+        scope: Scope,
+        state: &State,
+        bundle: &Bundle,
+        policy: &Policy,
+    ) -> Result<Self> {
         let rootfs = open_rootfs(&process, state, bundle)?;
         let mounts = process.read("mountinfo")?;
-        let place = place(&rootfs, bundle, policy, &mounts);
-        let container = Self {
-            id: id.clone(),
-            enters_user_namespace: user != own,
-            scope: Scope::of(user, own, bundle.config.has_own_user_namespace()),
-            target: open_target(&rootfs, id, &mounts, &place)?,
-            place,
-            rootfs,
-            pidfd: process.pidfd.try_clone().call(|| "dup a pidfd".into())?,
-        };
+        let emulator_place = emulator_place(&rootfs, bundle, policy, &mounts);
+        let mount_point = open_mount_point(&rootfs, &state.id, &mounts, &emulator_place)?;
         process.ensure_alive()?;
-        Ok(container)
+        Ok(Self {
+            id: state.id.clone(),
+            enters_user_namespace: process.namespace("user")?
+                != Process::own()?.namespace("user")?,
+            scope,
+            mount_point,
+            emulator_place,
+            rootfs,
+            pidfd: process.pidfd,
+        })
     }
-}
-
-fn stat_own(name: &str) -> Result<Stat> {
-    rustix::fs::stat(format!("/proc/self/{name}")).call(|| format!("stat /proc/self/{name}"))
 }
 
 /// Opens the directory that will become the container's root, in its mount namespace.
@@ -168,7 +183,12 @@ fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<Owne
 }
 
 /// Opens the place where binfmt_misc is to be mounted, and makes sure that it is one.
-fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str, place: &Place) -> Result<Target> {
+fn open_mount_point(
+    rootfs: &OwnedFd,
+    id: &str,
+    mounts: &str,
+    place: &EmulatorPlace,
+) -> Result<MountPoint> {
     const DIRECTORY: &str = "proc/sys/fs";
     let of = format!("of container {id}");
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -179,24 +199,26 @@ fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str, place: &Place) -> Resul
         "/{DIRECTORY} {of} is not on procfs; mount a procfs on /proc of the container"
     );
     // Not O_DIRECTORY: that would trigger an automount, on the host, if there is one here.
-    let target =
-        open_in(&parent, Path::new("binfmt_misc"), OFlags::NOFOLLOW, strict).call(|| {
-            format!("openat2 {DIRECTORY}/binfmt_misc {of}; is binfmt_misc built in or loaded?")
-        })?;
-    let stat = rustix::fs::fstat(&target).call(|| format!("fstat {DIRECTORY}/binfmt_misc {of}"))?;
+    let directory = open_in(&parent, Path::new("binfmt_misc"), OFlags::NOFOLLOW, strict)
+        .call(|| format!("openat2 {DIRECTORY}/binfmt_misc {of}"))
+        .context("the kernel has no binfmt_misc; run: modprobe binfmt_misc")?;
+    let stat = rustix::fs::fstat(&directory).call(|| format!("fstat binfmt_misc {of}"))?;
     let known = [PROC_SUPER_MAGIC, AUTOFS_SUPER_MAGIC, BINFMTFS_MAGIC];
     ensure!(
         FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            && known.contains(&fs_type(&target, "binfmt_misc")?),
-        "/{DIRECTORY}/binfmt_misc {of} is not a directory of procfs, autofs or binfmt_misc"
+            && known.contains(&fs_type(&directory, "binfmt_misc")?),
+        "/{DIRECTORY}/binfmt_misc {of} is not a directory of procfs, autofs or binfmt_misc; mount \
+         nothing else there"
     );
-    if !is_shared(&target, mounts)? {
-        return Ok(Target::Proc(target));
+    if !is_shared(&directory, mounts)? {
+        return Ok(MountPoint::Proc(directory));
     }
     // A mount there would reach the host.
     match place {
-        Place::Dev(dev) => Ok(Target::Dev(dev.try_clone().call(|| format!("dup /dev {of}"))?)),
-        Place::Nowhere(why) => bail!(
+        EmulatorPlace::Dev(dev) => {
+            Ok(MountPoint::Dev(dev.try_clone().call(|| format!("dup /dev {of}"))?))
+        }
+        EmulatorPlace::Nowhere(why) => bail!(
             "/{DIRECTORY}/binfmt_misc {of} lies on a mount with shared propagation, so a mount \
              there would reach the host, and {why}; do not mount /proc as a shared volume"
         ),
@@ -205,31 +227,36 @@ fn open_target(rootfs: &OwnedFd, id: &str, mounts: &str, place: &Place) -> Resul
 
 /// Decides where the container's emulators can be shown: in its /dev, if that is a tmpfs of its
 /// own, so that neither the image nor the host gets anything of it.
-fn place(rootfs: &OwnedFd, bundle: &Bundle, policy: &Policy, mounts: &str) -> Place {
+fn emulator_place(
+    rootfs: &OwnedFd,
+    bundle: &Bundle,
+    policy: &Policy,
+    mounts: &str,
+) -> EmulatorPlace {
     if !policy.inject {
-        return Place::Nowhere("the policy says so");
+        return EmulatorPlace::Nowhere("the policy says so");
     }
     if !bundle.config.has_own_dev() {
-        return Place::Nowhere("the container's /dev is not a tmpfs of its own");
+        return EmulatorPlace::Nowhere("the container's /dev is not a tmpfs of its own");
     }
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let Ok(dev) = open_in(rootfs, Path::new("dev"), OFlags::DIRECTORY, strict) else {
-        return Place::Nowhere("the container's /dev is not a plain directory");
+        return EmulatorPlace::Nowhere("the container's /dev is not a plain directory");
     };
     // config.json is believed no further than what is there: nothing may land in the image.
     if mount_id(&dev).ok() == mount_id(rootfs).ok() {
-        return Place::Nowhere("the container's /dev is not a mount");
+        return EmulatorPlace::Nowhere("the container's /dev is not a mount");
     }
     // A devtmpfs calls itself tmpfs too, but there is one for the whole machine.
     let is_hosts = rustix::fs::fstat(&dev).ok().map(|stat| stat.st_dev)
         == rustix::fs::stat("/dev").ok().map(|stat| stat.st_dev);
     if is_hosts || fs_type(&dev, "dev").ok() != Some(TMPFS_MAGIC) {
-        return Place::Nowhere("the container's /dev is the host's");
+        return EmulatorPlace::Nowhere("the container's /dev is the host's");
     }
     if is_shared(&dev, mounts).unwrap_or(true) {
-        return Place::Nowhere("the container's /dev has shared propagation");
+        return EmulatorPlace::Nowhere("the container's /dev has shared propagation");
     }
-    Place::Dev(dev)
+    EmulatorPlace::Dev(dev)
 }
 
 /// Opens `path` below `dir` as a mere location.

@@ -46,10 +46,9 @@ pub enum Data {
     Msb = 2,
 }
 
-/// How much of a file [`Program::read`] asks for at once: a 64-bit header, and then the program
-/// headers, of which a linker writes about ten.
+/// The size of a 64-bit header, which is larger than a 32-bit one.
 const HEADER_LEN: usize = 64;
-/// The most program headers Linux accepts: one page of them (`load_elf_phdrs`, 64 KiB).
+/// The most bytes of program headers that Linux loads (`ELF_MIN_ALIGN` aside, `load_elf_phdrs`).
 const PROGRAM_HEADERS_MAX: usize = 65_536;
 
 /// What a file's ELF header and program headers say.

@@ -18,8 +18,6 @@ use crate::trust::{self, Caller};
 /// An emulator that passed every check. The open file is the one that was checked.
 #[derive(Debug)]
 pub struct Emulator {
-    /// Whose programs it runs.
-    pub arch: &'static Arch,
     /// Where the policy's directories and names found it on the host.
     pub path: PathBuf,
     /// The file, open for reading.
@@ -34,22 +32,21 @@ const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, 
 /// The first emulator for `arch` in the policy's directories that can be used.
 ///
 /// Fails where there is none, and then names every candidate and what is wrong with it.
-pub fn find(arch: &'static Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
+pub fn find(arch: &Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
     let mut refused = Vec::new();
     for path in candidates(arch, policy) {
         match trust::open(&path, caller)
             .map(|file| file.map(|file| check(&file, arch, policy).map(|()| file)))
         {
             Ok(None) => {}
-            Ok(Some(Ok(file))) => return Ok(Emulator { arch, path, file }),
+            Ok(Some(Ok(file))) => return Ok(Emulator { path, file }),
             Ok(Some(Err(error))) => refused.push(format!("{} {error:#}", path.display())),
             Err(error) => refused.push(format!("{error:#}")),
         }
     }
-    if refused.is_empty() {
-        bail!("no emulator for {} on this machine: {INSTALL}", arch.name);
-    }
-    bail!("no usable emulator for {}: {}", arch.name, refused.join("; "))
+    ensure!(!refused.is_empty(), "no emulator for {} on this machine; {INSTALL}", arch.name);
+    refused.dedup();
+    bail!("no usable emulator for {}: {}; or {INSTALL}", arch.name, refused.join("; "))
 }
 
 /// Every path where the policy lets the emulator be, in order.
@@ -76,13 +73,13 @@ fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<()> {
     // The kernel would look for its loader inside the container.
     ensure!(
         !program.dynamic,
-        "is linked dynamically, so its loader would be missing in the container; {INSTALL}"
+        "is linked dynamically, so its loader would be missing in the container"
     );
     if let Some(pinned) = policy.emulator_sha256.get(arch.name) {
         let found = sha256(file)?;
         ensure!(
             pinned.contains(&found),
-            "has the SHA-256 sum {found}, which the policy's emulator_sha256 does not list for {}",
+            "has the SHA-256 sum {found}, which the policy's emulator_sha256 does not list for {}; add it there",
             arch.name
         );
     }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::arch::Arch;
 use crate::binfmt::{Handler, visible_path};
-use crate::container::{Container, Place, own_user_namespace};
+use crate::container::{Container, EmulatorPlace, Process};
 use crate::emulator::{self, Emulator};
 use crate::instance::Instance;
 use crate::log::{Log, Severity};
@@ -61,27 +61,32 @@ pub enum Decision {
 /// asked for something that it cannot have.
 pub fn run() -> Result<()> {
     let start = Instant::now();
-    let mut log = Log::connect();
-    let state = State::read(std::io::stdin().lock());
-    let result = state.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|state| {
-        let decision = plan(state)?;
-        let record = record(&decision);
-        if let Decision::Emulate(plan) = decision {
-            sandbox::apply(&plan)?;
-        }
-        Ok(record)
+    let log = Log::connect();
+    let mut id = Value::Null;
+    let served = State::read(std::io::stdin().lock()).and_then(|state| {
+        id = state.id.as_str().into();
+        serve(&state)
     });
-    let (severity, mut record) = match &result {
+    let (severity, mut record) = match &served {
         Ok(None) => return Ok(()),
         Ok(Some(record)) => (Severity::Info, record.clone()),
         Err(error) => {
             (Severity::Error, json!({"decision": "refused", "error": format!("{error:#}")}))
         }
     };
-    record["container"] = state.map_or(Value::Null, |state| state.id.into());
+    record["container"] = id;
     record["us"] = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into();
     log.send(severity, &record.to_string());
-    result.map(|_| ())
+    served.map(|_| ())
+}
+
+/// Plans and applies. Returns the record for the log, if there is anything to tell.
+fn serve(state: &State) -> Result<Option<Value>> {
+    let decision = plan(state)?;
+    if let Decision::Emulate(plan) = &decision {
+        sandbox::apply(plan)?;
+    }
+    Ok(record(&decision))
 }
 
 /// Decides what is to be done for the container of `state`. Reads only.
@@ -107,10 +112,12 @@ pub fn plan(state: &State) -> Result<Decision> {
         Request::Emulate(targets) => targets,
     };
     let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
-    let container = Container::open(state, &bundle, &policy)?;
-    if container.scope == Scope::Host {
+    let process = Process::open(state)?;
+    let scope = process.scope(&bundle)?;
+    if scope == Scope::Host {
         return inherit(Instance::mounted_at(Path::new(HOST_INSTANCE)).as_ref(), &targets);
     }
+    let container = Container::open(process, scope, state, &bundle, &policy)?;
     let emulations = targets
         .into_iter()
         .map(|arch| emulation(arch, &container, &policy, caller))
@@ -130,9 +137,9 @@ fn emulation(
     caller: Caller,
 ) -> Result<Emulation> {
     let emulator = emulator::find(arch, policy, caller)?;
-    let interpreter = match container.place {
-        Place::Dev(_) => visible_path(&emulator.path),
-        Place::Nowhere(_) => emulator.path.clone(),
+    let interpreter = match container.emulator_place {
+        EmulatorPlace::Dev(_) => visible_path(&emulator.path),
+        EmulatorPlace::Nowhere(_) => emulator.path.clone(),
     };
     let credentials =
         container.scope == Scope::Private && policy.credentials == Credentials::Private;
@@ -171,9 +178,9 @@ fn record(decision: &Decision) -> Option<Value> {
         Decision::Emulate(plan) => json!({
             "decision": "emulated",
             "scope": plan.container.scope.name(),
-            "not_shown": match plan.container.place {
-                Place::Dev(_) => Value::Null,
-                Place::Nowhere(why) => why.into(),
+            "not_shown": match plan.container.emulator_place {
+                EmulatorPlace::Dev(_) => Value::Null,
+                EmulatorPlace::Nowhere(why) => why.into(),
             },
             "targets": plan.emulations.iter().map(|Emulation { emulator, handler }| json!({
                 "target": handler.arch.name,
@@ -182,17 +189,4 @@ fn record(decision: &Decision) -> Option<Value> {
             })).collect::<Vec<_>>(),
         }),
     })
-}
-
-impl Caller {
-    /// On whose behalf this process runs, by the user namespace it is in.
-    fn current() -> Result<Self> {
-        const FILE: &str = "/proc/sys/kernel/overflowuid";
-        if own_user_namespace()?.is_initial() {
-            return Ok(Self::Root);
-        }
-        let text = std::fs::read_to_string(FILE).with_context(|| format!("read {FILE}"))?;
-        let overflow_uid = text.trim_end().parse().with_context(|| format!("parse {FILE}"))?;
-        Ok(Self::User { overflow_uid })
-    }
 }

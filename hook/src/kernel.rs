@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::libc;
 use rustix::io::Errno;
 
-/// Closes every descriptor from `first` on. Errors are ignored: Linux before 5.9 lacks the call,
+/// Closes every descriptor from `first` on. To be called before anything is opened: what owns such
+/// a descriptor would not notice. Errors are ignored: Linux before 5.9 lacks the call,
 /// and a descriptor that stays open does no harm to a program that starts no other.
 pub fn close_from(first: u32) {
     // SAFETY: no owned descriptor exists yet when main calls this, so none is closed behind its

@@ -1,8 +1,8 @@
 //! toolbx-arch makes containers of another CPU architecture simply run.
 //!
-//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with [`oci`],
-//! [`policy`], [`request`], [`container`], [`scope`], [`emulator`]; [`sandbox::apply`] does.
-//! [`arch`], [`elf`] and [`binfmt`] are pure and know nothing of the rest.
+//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `policy`,
+//! `request`, `container`, `scope`, `emulator` and `trust`; `sandbox::apply` does, with
+//! [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt` and `message` are used by all of them.
 
 pub mod arch;
 pub mod binfmt;

@@ -43,7 +43,7 @@ impl Log {
     }
 
     /// Sends one message, if that can be done at once.
-    pub fn send(&mut self, severity: Severity, message: &str) {
+    pub fn send(&self, severity: Severity, message: &str) {
         if let Some(socket) = &self.socket {
             let priority = FACILITY_DAEMON | severity as u8;
             let pid = std::process::id();

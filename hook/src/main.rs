@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         ["--help" | "-h" | "help"] => show(HELP),
         ["--version" | "-V"] => show(concat!("toolbx-arch-hook ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
-            eprint!("toolbx-arch-hook: error: one command is expected\n\n{HELP}");
+            let given = arguments.join(" ");
+            eprint!("toolbx-arch-hook: error: not a command: {given:?}\n\n{HELP}");
             ExitCode::from(2)
         }
     }

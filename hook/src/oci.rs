@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -205,9 +205,15 @@ fn bundle_argument(cmdline: &[u8]) -> Option<&Path> {
 /// The config.json in the directory `bundle`; `None` if it has none.
 fn read_config(bundle: &Path) -> Result<Option<Config>> {
     let path = bundle.join("config.json");
-    let Ok(file) = File::open(&path) else { return Ok(None) };
-    let mut text = Vec::new();
     let context = || format!("read {}", path.display());
+    let file = match File::open(&path) {
+        // A bundle that is no directory is as wrong as one that is not there.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        file => file.with_context(context)?,
+    };
+    let mut text = Vec::new();
     file.take(CONFIG_MAX + 1).read_to_end(&mut text).with_context(context)?;
     ensure!(text.len() as u64 <= CONFIG_MAX, "{} is larger than 16 MiB", path.display());
     Config::parse(&text).with_context(context).map(Some)

@@ -1,5 +1,6 @@
 //! Makes a [`Plan`] true: enters the container's namespaces, mounts the binfmt_misc of its user
-//! namespace, registers the handlers. The only module that changes kernel state.
+//! namespace, registers the handlers. With [`crate::instance`], which writes them, the only module
+//! that changes kernel state.
 //!
 //! The process stays where it entered; it is to exit after [`apply`].
 
@@ -13,33 +14,35 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 
-use crate::binfmt::Handler;
-use crate::container::{Container, Place, Target};
+use crate::binfmt::{Handler, VISIBLE_DIR};
+use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Emulation, Plan};
 use crate::instance::Instance;
 use crate::kernel;
 use crate::message::Call;
 
-/// Where the instance goes if the container's /proc may not get a mount.
-const HIDDEN_INSTANCE: &str = "/dev/.toolbx-arch/binfmt_misc";
+/// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
+const HIDDEN_INSTANCE: &str = "binfmt_misc";
 
 /// Does what `plan` says.
 ///
 /// If it fails, no handler of ours is left. What it mounted is in the container's mount namespace,
 /// which the runtime destroys with a container whose hook failed.
 pub fn apply(plan: &Plan) -> Result<()> {
-    let clones = match plan.container.place {
+    let clones = match plan.container.emulator_place {
         // On this side: the emulator's mount belongs to our mount namespace.
-        Place::Dev(_) => plan.emulations.iter().map(detach).collect::<Result<Vec<_>>>()?,
-        Place::Nowhere(_) => Vec::new(),
+        EmulatorPlace::Dev(_) => plan.emulations.iter().map(detach).collect::<Result<Vec<_>>>()?,
+        EmulatorPlace::Nowhere(_) => Vec::new(),
     };
     enter(&plan.container)?;
-    if let Place::Dev(dev) = &plan.container.place {
+    if let EmulatorPlace::Dev(dev) = &plan.container.emulator_place {
         for (emulation, clone) in plan.emulations.iter().zip(&clones) {
             show(dev, &emulation.handler.interpreter, clone)?;
         }
         change_root(&plan.container)?;
     }
+    // Otherwise the root stays that of the mount namespace, which still shows the host's whole tree
+    // (the container has not yet moved into its own), and so the emulator by its path on the host.
     let instance = mount(MountAttrFlags::empty(), &plan.container)?;
     let instance = Instance::new(instance)?;
     let mut added = Vec::new();
@@ -215,9 +218,11 @@ fn attach(container: &Container) -> Result<()> {
     // A second mount of the same instance. Making the first one read-only would be EBUSY as long
     // as a writer of `register` is open.
     let mount = mount(read_only, container)?;
-    let place = match &container.target {
-        Target::Proc(place) => place,
-        Target::Dev(dev) => &make_directories(dev, Path::new(HIDDEN_INSTANCE))?,
+    let place = match &container.mount_point {
+        MountPoint::Proc(place) => place,
+        MountPoint::Dev(dev) => {
+            &make_directories(dev, &Path::new(VISIBLE_DIR).join(HIDDEN_INSTANCE))?
+        }
     };
     move_mount(&mount, place).call(|| format!("mount binfmt_misc in container {}", container.id))
 }

@@ -16,19 +16,19 @@ pub enum Scope {
 /// Not recognised by its `uid_map`: an identity-mapped namespace shows the very same one.
 pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
-/// A user namespace, as /proc shows it: device and inode of its file.
+/// A namespace, as /proc shows it: device and inode of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UserNamespace {
+pub struct Namespace {
     /// The device of the nsfs file.
     pub dev: u64,
     /// Its inode, which is the namespace's number.
     pub ino: u64,
 }
 
-impl UserNamespace {
-    /// Whether it is the machine's own.
+impl Namespace {
+    /// Whether it is the machine's own user namespace.
     #[must_use]
-    pub fn is_initial(self) -> bool {
+    pub fn is_initial_user(self) -> bool {
         self.ino == INITIAL_USER_NAMESPACE
     }
 }
@@ -39,8 +39,8 @@ impl Scope {
     ///
     /// Whatever is not certain to be private is taken for shared, which never gives flag C.
     #[must_use]
-    pub fn of(container: UserNamespace, ours: UserNamespace, made_for_it: bool) -> Self {
-        if container.is_initial() {
+    pub fn of(container: Namespace, ours: Namespace, made_for_it: bool) -> Self {
+        if container.is_initial_user() {
             Self::Host
         } else if container != ours && made_for_it {
             Self::Private
@@ -66,9 +66,9 @@ mod tests {
 
     #[test]
     fn only_a_namespace_made_for_the_container_is_private() {
-        let host = UserNamespace { dev: 4, ino: INITIAL_USER_NAMESPACE };
-        let podman = UserNamespace { dev: 4, ino: 4_026_532_000 };
-        let container = UserNamespace { dev: 4, ino: 4_026_532_001 };
+        let host = Namespace { dev: 4, ino: INITIAL_USER_NAMESPACE };
+        let podman = Namespace { dev: 4, ino: 4_026_532_000 };
+        let container = Namespace { dev: 4, ino: 4_026_532_001 };
         for (what, theirs, ours, made_for_it, scope) in [
             ("rootful", host, host, false, Scope::Host),
             ("rootful, and config.json lies", host, host, true, Scope::Host),

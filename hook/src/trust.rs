@@ -11,11 +11,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::message::Call;
+use crate::scope::INITIAL_USER_NAMESPACE;
 
 /// On whose behalf the hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,21 @@ pub enum Caller {
         /// `/proc/sys/kernel/overflowuid`.
         overflow_uid: u32,
     },
+}
+
+impl Caller {
+    /// On whose behalf this process runs, by the user namespace it is in.
+    pub fn current() -> Result<Self> {
+        const NAMESPACE: &str = "/proc/self/ns/user";
+        const OVERFLOW: &str = "/proc/sys/kernel/overflowuid";
+        let namespace = rustix::fs::stat(NAMESPACE).call(|| format!("stat {NAMESPACE}"))?;
+        if namespace.st_ino == INITIAL_USER_NAMESPACE {
+            return Ok(Self::Root);
+        }
+        let text = std::fs::read_to_string(OVERFLOW).call(|| format!("read {OVERFLOW}"))?;
+        let overflow_uid = text.trim_end().parse().with_context(|| format!("parse {OVERFLOW}"))?;
+        Ok(Self::User { overflow_uid })
+    }
 }
 
 /// Where an unknown owner is taken for the administrator: nobody else has files there.
@@ -46,6 +62,8 @@ pub fn open(path: &Path, caller: Caller) -> Result<Option<File>> {
             return Ok(None);
         }
     }
+    // Only now: what is wrong with a directory does not matter where there is no file.
+    walk.problem.map_or(Ok(()), Err)?;
     let Some(found) = walk.file else { bail!("{} is a directory, not a file", path.display()) };
     // Not by its name again: the descriptor's magic link leads to the very file that was checked.
     let link = format!("/proc/self/fd/{}", found.as_raw_fd());
@@ -64,6 +82,8 @@ struct Walk<'a> {
     behind: Vec<(OsString, OwnedFd)>,
     /// The file at the end.
     file: Option<OwnedFd>,
+    /// The first thing on the path that somebody else could change.
+    problem: Option<anyhow::Error>,
     links: usize,
 }
 
@@ -79,13 +99,18 @@ impl<'a> Walk<'a> {
             ahead,
             behind: vec![(OsString::new(), root)],
             file: None,
+            problem: None,
             links: 0,
         })
     }
 
     /// Follows one component. `false` if it does not exist.
     fn step(&mut self, name: OsString) -> Result<bool> {
-        ensure!(self.file.is_none(), "{} goes through a file", self.path.display());
+        ensure!(
+            self.file.is_none(),
+            "{} leads through a file; name a directory",
+            self.path.display()
+        );
         if name == ".." {
             self.behind.truncate(self.behind.len().saturating_sub(1).max(1));
             return Ok(true);
@@ -101,12 +126,12 @@ impl<'a> Walk<'a> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => self.follow(&name, &fd, &stat)?,
             FileType::Directory => {
-                self.check(&name, &stat)?;
+                self.note(self.check(&name, &stat));
                 self.behind.push((name, fd));
             }
             FileType::RegularFile => {
-                self.check(&name, &stat)?;
-                self.check_unknown_owner(&name, &stat)?;
+                self.note(self.check(&name, &stat));
+                self.note(self.check_unknown_owner(&name, &stat));
                 self.file = Some(fd);
             }
             _ => bail!("{} is neither a file nor a directory", self.here(&name).display()),
@@ -115,7 +140,7 @@ impl<'a> Walk<'a> {
     }
 
     fn follow(&mut self, name: &OsString, fd: &OwnedFd, stat: &Stat) -> Result<()> {
-        self.check_owner(name, stat)?;
+        self.note(self.check_owner(name, stat));
         self.links += 1;
         ensure!(self.links <= LINKS_MAX, "{}: too many symbolic links", self.path.display());
         let target = rustix::fs::readlinkat(fd, "", Vec::new())
@@ -130,15 +155,23 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    fn note(&mut self, checked: Result<()>) {
+        if let Err(problem) = checked {
+            self.problem.get_or_insert(problem);
+        }
+    }
+
     /// Refuses what somebody else owns or may write.
     fn check(&self, name: &OsString, stat: &Stat) -> Result<()> {
         self.check_owner(name, stat)?;
+        let here = self.here(name);
         ensure!(
             stat.st_mode & 0o022 == 0,
             "{0} may be written by others than its owner (mode {1:04o}), who could put another \
-             file there; run: chmod go-w {0}",
-            self.here(name).display(),
-            stat.st_mode & 0o7777
+             file there; {2}",
+            here.display(),
+            stat.st_mode & 0o7777,
+            mend(stat, || format!("run: chmod go-w {}", here.display()))
         );
         Ok(())
     }
@@ -148,11 +181,13 @@ impl<'a> Walk<'a> {
             Caller::Root => stat.st_uid == 0,
             Caller::User { overflow_uid } => stat.st_uid == 0 || stat.st_uid == overflow_uid,
         };
+        let here = self.here(name);
         ensure!(
             trusted,
-            "{0} belongs to uid {1}, who could replace it; run: chown root {0}",
-            self.here(name).display(),
-            stat.st_uid
+            "{} belongs to uid {}, who could replace it; {}",
+            here.display(),
+            stat.st_uid,
+            mend(stat, || format!("run: chown root {}", here.display()))
         );
         Ok(())
     }
@@ -172,6 +207,16 @@ impl<'a> Walk<'a> {
     fn here(&self, name: &OsString) -> PathBuf {
         let behind: PathBuf = self.behind.iter().map(|(name, _)| name).collect();
         Path::new("/").join(behind).join(name)
+    }
+}
+
+/// How to mend a file, or what to do where a directory, on which much else may depend, is wrong.
+fn mend(stat: &Stat, command: impl FnOnce() -> String) -> String {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            "use another directory, or make this one writable by its owner only".into()
+        }
+        _ => command(),
     }
 }
 

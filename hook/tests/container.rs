@@ -10,6 +10,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
+/// Where the emulators are that `make images` unpacks.
+const QEMU: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/images/qemu/usr/bin");
 /// The real hook.
 const HOOK: &str = env!("CARGO_BIN_EXE_toolbx-arch-hook");
 
@@ -71,6 +73,7 @@ impl Case {
             .env("HOOK", HOOK)
             .env("STAGE", self.stage)
             .env("EXIT42", exit42())
+            .env("QEMU", QEMU)
             .env("CONFIG", self.config.to_string())
             .env("STATE", &self.state)
             .env("PRIVATE", if self.private { "yes" } else { "no" })
@@ -116,7 +119,7 @@ impl Clone for Case {
 
 /// Prints what a refused hook may have left: binfmt_misc mounts, and entries of ours.
 const NOTHING_LEFT: &str = "grep ' - binfmt_misc ' /proc/self/mountinfo
-mkdir -p /tmp/look && mount -t binfmt_misc look /tmp/look && ls /tmp/look | grep toolbx; umount /tmp/look";
+mkdir -p /mnt/look && mount -t binfmt_misc look /mnt/look && ls /mnt/look | grep toolbx; umount /mnt/look";
 
 /// A shell in user and mount namespaces of its own.
 fn unshared() -> Command {
@@ -198,7 +201,7 @@ fn prestart_is_the_same_stage() {
 fn an_emulator_that_is_replaced_meanwhile_is_never_a_wrong_one() {
     // Between the good one and a dynamic program, as fast as a shell can.
     const REPLACE: &str = "(cd /mnt/emulators; while [ ! -e /mnt/stop ]; do
-        cp /usr/bin/qemu-aarch64-static a; mv a qemu-aarch64-static
+        cp $QEMU/qemu-aarch64-static a; mv a qemu-aarch64-static
         cp /bin/sh b; mv b qemu-aarch64-static; done) & loop=$!; sleep 0.1";
     let mut refused = 0;
     for shown in [true, false].repeat(15) {
@@ -256,10 +259,7 @@ fn bad_states_are_refused() {
         (String::new(), "no container state on standard input"),
         (asking[..asking.len() - 9].into(), "EOF"),
         (asking.replace("\"pid\":PID,", ""), "names no process"),
-        (
-            asking.replace("PID", "999999999"),
-            "pidfd_open process 999999999 of container test: ESRCH",
-        ),
+        (asking.replace("PID", "999999999"), "container test: pidfd_open process 999999999: ESRCH"),
         (asking.replace("PID", "SHELL"), "shares the hook's mount namespace"),
     ] {
         // The last one is the shell that starts the hook: a process, but no container.
@@ -404,7 +404,7 @@ fn bad_emulators_are_refused() {
     for (host, part) in [
         (
             "rm /mnt/emulators/*",
-            "no emulator for aarch64 on this machine: install the package qemu-user-static",
+            "no emulator for aarch64 on this machine; install the package qemu-user-static",
         ),
         ("cp /bin/sh /mnt/emulators/qemu-aarch64-static", "is linked dynamically"),
         (
@@ -419,8 +419,8 @@ fn bad_emulators_are_refused() {
             "chmod o+w /mnt/emulators/qemu-aarch64-static",
             "chmod go-w /mnt/emulators/qemu-aarch64-static",
         ),
-        ("chmod g+w /mnt/emulators", "chmod go-w /mnt/emulators"),
-        ("chmod 1777 /mnt/emulators", "chmod go-w /mnt/emulators"),
+        ("chmod g+w /mnt/emulators", "/mnt/emulators may be written by others"),
+        ("chmod 1777 /mnt/emulators", "use another directory"),
         (
             "rm /mnt/emulators/*; mkfifo /mnt/emulators/qemu-aarch64-static",
             "neither a file nor a directory",
@@ -432,7 +432,7 @@ fn bad_emulators_are_refused() {
         ),
         (
             "cd /mnt/emulators; mkdir -m 777 x; mv qemu-aarch64-static x; ln -s x/qemu-aarch64-static .; cd /",
-            "chmod go-w /mnt/emulators/x",
+            "/mnt/emulators/x may be written by others",
         ),
         (
             r#"echo '{"emulator_directories": ["/mnt/emulators"], "emulator_sha256": {"arm64": ["0000000000000000000000000000000000000000000000000000000000000000"]}}' >/etc/toolbx-arch/policy.json"#,
@@ -473,7 +473,7 @@ fn bad_policies_are_refused() {
             "policy /etc/toolbx-arch/policy.json:1: expected value",
         ),
         ("chmod o+w /etc/toolbx-arch/policy.json", "chmod go-w /etc/toolbx-arch/policy.json"),
-        ("chmod g+w /etc/toolbx-arch", "chmod go-w /etc/toolbx-arch"),
+        ("chmod g+w /etc/toolbx-arch", "/etc/toolbx-arch may be written by others"),
         ("head -c 2000000 /dev/zero >/etc/toolbx-arch/policy.json", "larger than 1 MiB"),
         (
             "rm /etc/toolbx-arch/policy.json; mkfifo /etc/toolbx-arch/policy.json",
@@ -482,6 +482,14 @@ fn bad_policies_are_refused() {
     ] {
         Case { host, ..Case::asking("arm64") }.is_refused(part);
     }
+}
+
+#[test]
+fn a_directory_that_others_can_write_does_not_matter_where_no_policy_is() {
+    let host = "chmod 777 /etc/toolbx-arch; rm /etc/toolbx-arch/policy.json";
+    // The default policy finds its own emulator, or none; either way the directory is not named.
+    let outcome = Case { host, ..Case::asking("arm64") }.run();
+    assert!(!outcome.stderr.contains("/etc/toolbx-arch"), "{}", outcome.stderr);
 }
 
 #[test]
@@ -540,8 +548,7 @@ fn registered(name: &str, interpreter: &str, flags: &str, then: &str) -> &'stati
     let magic = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00";
     let mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
     format!(
-        "{SHARED}; mkdir -p /dev/shm 2>/dev/null || true
-        printf '%s' ':{name}:M::{magic}:{mask}:{interpreter}:{flags}' >/mnt/instance/register\n{then}"
+        "{SHARED}; printf '%s' ':{name}:M::{magic}:{mask}:{interpreter}:{flags}' >/mnt/instance/register\n{then}"
     )
     .leak()
 }

@@ -1,6 +1,6 @@
 # Plays host and container for container.rs; runs in a fresh user and mount namespace.
 #
-# Environment: HOOK, STAGE, EXIT42 (a program), CONFIG, STATE, PRIVATE (yes or no), and shell
+# Environment: HOOK, STAGE, EXIT42 (a program), QEMU (a directory of emulators), CONFIG, STATE, PRIVATE (yes or no), and shell
 # commands: HOST (before anything), ROOTFS (in the container's mounts), THEN (in the container,
 # afterwards), AFTERWARDS (on the host).
 # Prints the hook's exit status, its standard error, and what THEN and AFTERWARDS print, each
@@ -15,7 +15,8 @@ mkdir -p /mnt/bundle /mnt/rootfs /mnt/emulators
 mount -t tmpfs -o mode=755 lab /etc
 mkdir /etc/toolbx-arch
 echo '{"emulator_directories": ["/mnt/emulators"]}' >/etc/toolbx-arch/policy.json
-cp /usr/bin/qemu-aarch64-static /usr/bin/qemu-s390x-static /mnt/emulators/
+[ -d "$QEMU" ] || { echo "no emulators in $QEMU; run: make images" >&2; exit 1; }
+cp "$QEMU/qemu-aarch64-static" "$QEMU/qemu-s390x-static" /mnt/emulators/
 printf '%s' "$CONFIG" >/mnt/bundle/config.json
 eval "$HOST"
 
@@ -28,6 +29,7 @@ container() {
     mount -t tmpfs -o mode=755 container dev
     eval "$ROOTFS"
     cd /
+    trap - EXIT
     echo ready >/mnt/ready
     exec sleep 1000
 }
@@ -39,12 +41,14 @@ else
     enter=--mount
 fi
 mkfifo /mnt/ready
-{ echo 'set -eu'; sed -n '/^container() {/,/^}/p' "$0"; echo container; } >/mnt/container.sh
+# A program of its own, since unshare executes one.
+{ echo 'set -eu; trap "echo failed >/mnt/ready" EXIT'; sed -n '/^container() {/,/^}/p' "$0"; echo container; } >/mnt/container.sh
 # shellcheck disable=SC2086 # lists of options
 unshare $new --propagation private sh /mnt/container.sh &
 pid=$!
 trap 'kill $pid' EXIT
-read -r _ </mnt/ready
+read -r ready </mnt/ready
+[ "$ready" = ready ]
 
 printf '%s' "$STATE" | sed "s/PID/$pid/; s/SHELL/$$/" >/mnt/state
 grep . /proc/self/mountinfo >/mnt/mounts.before

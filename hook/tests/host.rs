@@ -1,8 +1,6 @@
 //! Scope host: what the machine's own handlers are good for. The machine is played by a user
 //! namespace, because the real one's instance is never touched.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -86,8 +84,6 @@ fn names_that_are_no_utf8_do_not_matter() {
     if is_inside() {
         return;
     }
-    let odd = OsStr::from_bytes(b"a\xffb c").to_str();
-    assert_eq!(odd, None);
     let setup = "printf ':a\\377b c:E::x y::/usr/bin/true:' >/mnt/i/register; arm64 F; s390x F";
     assert_eq!(served("names_that_are_no_utf8_do_not_matter", setup), Ok(()));
 }

@@ -1,12 +1,13 @@
 use super::*;
 
-/// The published patterns: QEMU's name, e_machine, family, OCI name, magic, mask.
+/// The published patterns: QEMU's name, class, byte order, e_machine, family, OCI name, magic, mask,
+/// note.
 const PUBLISHED: &str = include_str!("../../tests/binfmt-targets.tsv");
 
 /// Of each row, a header of `ET_EXEC` and one of `ET_DYN`, by the fields that it publishes.
 fn samples(row: &[&str]) -> [Vec<u8>; 2] {
     let msb = row[2] == "BE";
-    let mut header = unhex(row[5 + 1]);
+    let mut header = unhex(row[6]);
     header.resize(64, 0);
     header[5] = 1 + u8::from(msb);
     let machine: u16 = row[3].parse().unwrap();
@@ -93,7 +94,9 @@ fn patterns_say_nothing_outside_their_mask() {
 /// The rows against what the installed distribution registers itself, where both look at a bit.
 #[test]
 fn table_agrees_with_the_distribution() {
-    const DIRECTORY: &str = "/usr/lib/binfmt.d";
+    // Unpacked by `make images`.
+    const DIRECTORY: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../target/images/qemu/usr/lib/binfmt.d");
     /// Targets that newer QEMU versions no longer have.
     const GONE: [&str; 2] = ["cris", "nios2"];
     /// Where masks may differ: distributions disagree on `EI_DATA` to `EI_ABIVERSION`, and on
@@ -101,7 +104,8 @@ fn table_agrees_with_the_distribution() {
     const MAY_DIFFER: [std::ops::Range<usize>; 2] = [5..9, 20..24];
 
     let mut compared = 0;
-    for file in std::fs::read_dir(DIRECTORY).unwrap() {
+    let files = std::fs::read_dir(DIRECTORY);
+    for file in files.unwrap_or_else(|error| panic!("{DIRECTORY}: {error}; run: make images")) {
         let path = file.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let Some(target) = name.strip_prefix("qemu-") else { continue };
@@ -124,7 +128,7 @@ fn table_agrees_with_the_distribution() {
         }
         compared += 1;
     }
-    assert!(compared >= 25, "{DIRECTORY} has handlers for {compared} targets; run: make deps");
+    assert!(compared >= 25, "{DIRECTORY} has handlers for {compared} targets only");
 }
 
 /// `\xNN` and plain characters, as in binfmt.d.
@@ -172,15 +176,30 @@ fn names_lead_to_targets() {
 
 #[test]
 fn names_are_unique() {
-    let mut names: Vec<_> = ARCHES.iter().flat_map(Arch::names).map(str::to_lowercase).collect();
-    names.sort();
-    // A row's own name may be its OCI name as well.
     for arch in &ARCHES {
         let rows = ARCHES.iter().filter(|other| {
             arch.names().any(|name| other.names().any(|n| n.eq_ignore_ascii_case(name)))
         });
         assert_eq!(rows.count(), 1, "{}", arch.name);
     }
+}
+
+#[test]
+fn the_schema_of_the_policy_knows_the_same_names() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../../policies/policy.schema.json")).unwrap();
+    let mut theirs: Vec<_> = schema["definitions"]["architecture"]["enum"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    let mut ours: Vec<_> = ARCHES.iter().flat_map(Arch::names).collect();
+    for names in [&mut theirs, &mut ours] {
+        names.sort_unstable();
+        names.dedup();
+    }
+    assert_eq!(theirs, ours);
 }
 
 #[test]
