@@ -4,7 +4,9 @@
 # make uninstall take it away again
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
+# make images    only fetch and make what the tests run
 # make lint      formatting, clippy, shellcheck, cargo-deny
+# make clean     remove what was built and fetched
 CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
@@ -48,6 +50,7 @@ target/man/%: docs/%.md
 
 # The binary before the drop-in: a drop-in without its binary stops every container.
 install:
+	@test -x $(HOOK) || { echo "nothing is built yet; run: make build" >&2; exit 1; }
 	install -D -m 755 $(HOOK) $(LIBEXEC)/toolbx-arch-hook
 	install -D -m 644 policies/default.json $(DATA)/policy.json
 	install -D -m 644 policies/policy.schema.json $(DATA)/policy.schema.json
@@ -61,12 +64,13 @@ uninstall:
 	rm -f $(MANDIR)/man8/toolbx-arch-hook.8 $(MANDIR)/man5/toolbx-arch-policy.5
 	rm -rf $(DOCDIR) $(DATA)
 	rm -f $(LIBEXEC)/toolbx-arch-hook
+	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) 2>/dev/null || true
 
 demo: deps build
-	tests/images --small
+	@tests/images --small
 	tests/lab tests/demo
 
-check: deps build images
+check: deps images build
 	$(CARGO) test --locked
 	tests/lab tests/engines
 
@@ -77,11 +81,11 @@ images:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
-	shellcheck --shell=bash tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
+	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
 		tests/lab tests/setup_suite.bash tests/debian
 	shellcheck --shell=sh hook/tests/container.sh
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
-	! command -v cargo-deny >/dev/null || $(CARGO) deny check
+	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources
 
 clean:
 	rm -rf target
