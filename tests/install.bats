@@ -54,7 +54,7 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
     # Complete: every key of the schema is in the default.
     diff <(jq -r '.properties | keys[]' "$source/policies/policy.schema.json") <(jq -r 'keys[]' "$source/policies/default.json")
     for policy in '{"inject": 1}' '{"unknown": 1}' '[]' '{"credentials": "always"}' \
-        '{"emulator_directories": ["usr/bin"]}' '{"emulator_directories": ["/a:b"]}' \
+        '{"emulator_directories": ["usr/bin"]}' '{"emulator_directories": ["/a\tb"]}' \
         '{"emulator_directories": ["/a/../b"]}' '{"emulator_names": ["qemu"]}' \
         '{"emulator_names": ["a/{cpu}"]}' '{"architectures": "all"}' '{"architectures": ["arm65"]}' \
         '{"emulator_sha256": {"arm64": ["abc"]}}' '{"annotations": ["other"]}'; do

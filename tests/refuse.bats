@@ -37,7 +37,7 @@ wrapped() { # program argument…
     both_refused "empty name" toolbx.arch=
     both_refused "did you mean arm64?" toolbx.arch=arm65
     both_refused "unknown architecture \"../../etc\"" toolbx.arch=../../etc
-    both_refused "names 40 architectures, there are 34" "toolbx.arch=$(printf 'arm64 %.0s' {1..40})"
+    both_refused "names more than 34 architectures" "toolbx.arch=$(printf 'arm64 %.0s' {1..40})"
     both_refused "unknown architecture \"xxxxxxx" "toolbx.arch=$(head -c 100000 /dev/zero | tr '\0' x)"
     both_refused "annotation \"toolbx.arch.cpu\" is not known" toolbx.arch.cpu=max
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 
 use crate::arch::Arch;
 
@@ -15,8 +15,9 @@ use crate::arch::Arch;
 pub const VISIBLE_DIR: &str = "/dev/.toolbx-arch";
 /// The longest line that `register` takes, in bytes (`MAX_REGISTER_LENGTH`).
 const REGISTER_MAX: usize = 1920;
-/// Separates the fields of a register line; so no interpreter's path may contain it.
-pub const DELIMITER: u8 = b':';
+/// What may separate the fields of a register line: the kernel takes whatever stands first. One
+/// that occurs in no field has to be used.
+const DELIMITERS: [u8; 5] = *b":,|\x01\x02";
 
 /// A handler that we want registered: programs of `arch` are run by `interpreter`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,33 +45,21 @@ impl Handler {
         if self.credentials { "OPFC" } else { "OPF" }
     }
 
-    /// The line to write to `register`. Fails where the interpreter's path does not fit into one.
-    pub fn line(&self) -> Result<Vec<u8>> {
-        let interpreter = self.interpreter.as_os_str().as_bytes();
-        ensure!(
-            !interpreter.contains(&DELIMITER) && !interpreter.iter().any(u8::is_ascii_control),
-            "emulator {}: its path has a colon or a control character, which binfmt_misc cannot \
-             express; rename it",
-            self.interpreter.display()
-        );
-        let mut line = format!(
-            ":{}:M:0:{}:{}:",
-            self.name(),
-            escape(self.arch.pattern.magic()),
-            escape(self.arch.pattern.mask())
-        )
-        .into_bytes();
-        line.extend_from_slice(interpreter);
-        line.push(DELIMITER);
-        line.extend_from_slice(self.flags().as_bytes());
-        ensure!(
-            line.len() <= REGISTER_MAX,
-            "emulator {}: the register line would have {} bytes, the kernel takes {REGISTER_MAX}; \
-             move it to a shorter path",
-            self.interpreter.display(),
-            line.len()
-        );
-        Ok(line)
+    /// The entry that registering it makes.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        let pattern = &self.arch.pattern;
+        Entry {
+            name: self.name().into(),
+            enabled: true,
+            interpreter: self.interpreter.clone(),
+            flags: self.flags().into(),
+            matches: Match::Magic {
+                offset: 0,
+                magic: pattern.magic().to_vec(),
+                mask: pattern.mask().to_vec(),
+            },
+        }
     }
 }
 
@@ -157,6 +146,51 @@ impl Entry {
         })
     }
 
+    /// The line to write to `register` to make this entry. Fails where it does not fit into one.
+    pub fn line(&self) -> Result<Vec<u8>> {
+        let (kind, place, what, mask) = match &self.matches {
+            Match::Magic { offset, magic, mask } => {
+                (b'M', offset.to_string(), escape(magic).into_bytes(), escape(mask))
+            }
+            Match::Extension(name) => {
+                (b'E', String::new(), name.as_bytes().to_vec(), String::new())
+            }
+        };
+        let fields: [&[u8]; 7] = [
+            self.name.as_bytes(),
+            &[kind],
+            place.as_bytes(),
+            &what,
+            mask.as_bytes(),
+            self.interpreter.as_os_str().as_bytes(),
+            self.flags.as_bytes(),
+        ];
+        let delimiter = DELIMITERS.iter().find(|d| !fields.iter().any(|field| field.contains(d)));
+        let line = delimiter.map(|delimiter| [&[*delimiter], &*fields.join(delimiter)].concat());
+        match line {
+            Some(line) if line.len() <= REGISTER_MAX && !line.contains(&b'\n') => Ok(line),
+            _ => bail!(
+                "handler {} with emulator {} does not fit into a register line ({REGISTER_MAX} \
+                 bytes, no newline); move the emulator to a shorter, plainer path",
+                self.name.display(),
+                self.interpreter.display()
+            ),
+        }
+    }
+
+    /// This entry without flag C, for another user namespace: rights are not handed on.
+    #[must_use]
+    pub fn without_credentials(&self) -> Self {
+        Self { flags: self.flags.replace('C', ""), ..self.clone() }
+    }
+
+    /// This entry with the emulator's path on the host, if it is one of ours and says where the
+    /// emulator is in a container.
+    #[must_use]
+    pub fn with_host_path(&self) -> Self {
+        Self { interpreter: host_path(&self.interpreter), ..self.clone() }
+    }
+
     /// Whether the kernel would use this entry, if enabled, for programs of `arch`.
     #[must_use]
     pub fn serves(&self, arch: &Arch) -> bool {
@@ -221,7 +255,8 @@ mod tests {
 
     #[test]
     fn writes_the_register_line() {
-        let line = String::from_utf8(handler("/usr/bin/qemu").line().unwrap()).unwrap();
+        let entry = handler("/usr/bin/qemu").entry();
+        let line = String::from_utf8(entry.line().unwrap()).unwrap();
         assert_eq!(
             line,
             ":toolbx-arch-aarch64:M:0:\
@@ -233,10 +268,35 @@ mod tests {
 
     #[test]
     fn refuses_paths_that_do_not_fit_into_a_line() {
-        for path in ["/a:b", "/a\nb", &format!("/{}", "x".repeat(1800))] {
-            assert!(handler(path).line().is_err(), "{path:?}");
+        for path in ["/a\nb", "/:,|\x01\x02", &format!("/{}", "x".repeat(1800))] {
+            assert!(handler(path).entry().line().is_err(), "{path:?}");
         }
-        assert!(handler(&format!("/{}", "x".repeat(1600))).line().is_ok());
+        assert!(handler(&format!("/{}", "x".repeat(1600))).entry().line().is_ok());
+        assert!(handler("/a:b").entry().line().unwrap().starts_with(b",toolbx-arch-aarch64,M,0,"));
+    }
+
+    #[test]
+    fn what_is_read_can_be_registered_again() {
+        for text in [
+            ENTRY.to_owned(),
+            ENTRY.replace("enabled", "disabled").replace("offset 0", "offset 7"),
+            "enabled\ninterpreter /usr/bin/java: x\nflags: PF\nextension .jar\n".to_owned(),
+        ] {
+            let entry = Entry::parse("a name, ü".as_ref(), text.as_bytes()).unwrap();
+            let line = entry.without_credentials().line().unwrap();
+            let line = String::from_utf8(line).unwrap();
+            let fields: Vec<&str> = line[1..].split(&line[..1]).collect();
+            assert_eq!((fields.len(), fields[0]), (7, "a name, ü"), "{line}");
+            assert_eq!(Path::new(fields[5]), entry.interpreter);
+            assert!(!fields[6].contains('C') && fields[6].contains('F'), "{line}");
+        }
+    }
+
+    #[test]
+    fn our_own_entries_lead_to_the_host() {
+        let entry = handler("/dev/.toolbx-arch/usr/bin/q").entry();
+        assert_eq!(entry.with_host_path().interpreter, Path::new("/usr/bin/q"));
+        assert_eq!(handler("/usr/bin/q").entry().with_host_path(), handler("/usr/bin/q").entry());
     }
 
     /// As Linux 6.18 prints them.

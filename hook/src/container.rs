@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::emulator::Emulator;
 use crate::message::Call;
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
@@ -35,12 +36,12 @@ pub struct Container {
     pub enters_user_namespace: bool,
     /// Whose instance it uses.
     pub scope: Scope,
-    /// The directory that becomes its root.
-    pub rootfs: OwnedFd,
     /// Where binfmt_misc is to be mounted.
     pub mount_point: MountPoint,
     /// Where its emulators go.
     pub emulator_place: EmulatorPlace,
+    /// Whether uid 0 of our user namespace is somebody in its.
+    maps_our_root: bool,
 }
 
 /// Where a container's binfmt_misc is to be mounted.
@@ -158,18 +159,40 @@ impl Container {
         let mounts = process.read("mountinfo")?;
         let emulator_place = emulator_place(&rootfs, bundle, policy, &mounts);
         let mount_point = open_mount_point(&rootfs, &state.id, &mounts, &emulator_place)?;
+        let enters_user_namespace =
+            process.namespace("user")? != Process::own()?.namespace("user")?;
+        let maps_our_root = !enters_user_namespace || maps_uid(&process.read("uid_map")?, 0);
         process.ensure_alive()?;
         Ok(Self {
             id: state.id.clone(),
-            enters_user_namespace: process.namespace("user")?
-                != Process::own()?.namespace("user")?,
+            enters_user_namespace,
             scope,
             mount_point,
             emulator_place,
-            rootfs,
+            maps_our_root,
             pidfd: process.pidfd,
         })
     }
+
+    /// Whether somebody in the container owns the emulator's file. Then it is not shown: with
+    /// `CAP_SYS_ADMIN` they could make the mount writable, and change the host's file.
+    ///
+    /// A trusted emulator belongs to uid 0 of our namespace, or to somebody who is not in it.
+    #[must_use]
+    pub fn maps_owner_of(&self, emulator: &Emulator) -> bool {
+        self.maps_our_root && emulator.belongs_to_root
+    }
+}
+
+/// Whether a `uid_map`, read from outside its namespace, has a user for `uid` of outside.
+fn maps_uid(uid_map: &str, uid: u32) -> bool {
+    uid_map.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1).map(str::parse::<u32>);
+        let (Some(Ok(first)), Some(Ok(count))) = (fields.next(), fields.next()) else {
+            return true; // not understood: assume the worse
+        };
+        uid >= first && uid - first < count
+    })
 }
 
 /// Opens the directory that will become the container's root, in its mount namespace.
@@ -192,7 +215,7 @@ fn open_mount_point(
     const DIRECTORY: &str = "proc/sys/fs";
     let of = format!("of container {id}");
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let parent = open_in(rootfs, Path::new(DIRECTORY), OFlags::DIRECTORY, strict)
+    let parent = open_in(rootfs, Path::new(DIRECTORY), OFlags::empty(), strict)
         .call(|| format!("openat2 {DIRECTORY} {of}"))?;
     ensure!(
         fs_type(&parent, DIRECTORY)? == PROC_SUPER_MAGIC,
@@ -240,23 +263,29 @@ fn emulator_place(
         return EmulatorPlace::Nowhere("the container's /dev is not a tmpfs of its own");
     }
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let Ok(dev) = open_in(rootfs, Path::new("dev"), OFlags::DIRECTORY, strict) else {
+    let Ok(dev) = open_in(rootfs, Path::new("dev"), OFlags::empty(), strict) else {
         return EmulatorPlace::Nowhere("the container's /dev is not a plain directory");
     };
-    // config.json is believed no further than what is there: nothing may land in the image.
-    if mount_id(&dev).ok() == mount_id(rootfs).ok() {
-        return EmulatorPlace::Nowhere("the container's /dev is not a mount");
+    // config.json is believed no further than what is there: a link in the image can make a volume
+    // land on /dev, after the tmpfs.
+    match is_made_for_container(&dev, rootfs, mounts) {
+        Ok(true) => EmulatorPlace::Dev(dev),
+        Ok(false) => EmulatorPlace::Nowhere("the container's /dev is not a tmpfs made for it"),
+        Err(_) => EmulatorPlace::Nowhere("the container's /dev cannot be examined"),
     }
-    // A devtmpfs calls itself tmpfs too, but there is one for the whole machine.
-    let is_hosts = rustix::fs::fstat(&dev).ok().map(|stat| stat.st_dev)
-        == rustix::fs::stat("/dev").ok().map(|stat| stat.st_dev);
-    if is_hosts || fs_type(&dev, "dev").ok() != Some(TMPFS_MAGIC) {
-        return EmulatorPlace::Nowhere("the container's /dev is the host's");
-    }
-    if is_shared(&dev, mounts).unwrap_or(true) {
-        return EmulatorPlace::Nowhere("the container's /dev has shared propagation");
-    }
-    EmulatorPlace::Dev(dev)
+}
+
+/// Whether `dev` is a whole tmpfs that exists in the container's mounts only, and passes nothing on
+/// to others. Anything else is the host's, a volume, or the image.
+fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &str) -> Result<bool> {
+    let device = rustix::fs::fstat(dev).call(|| "fstat dev".into())?.st_dev;
+    let ours = Process::own()?.read("mountinfo")?;
+    let mount = Mount::find(mounts, mount_id(dev)?)?;
+    Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
+        && mount_id(dev)? != mount_id(rootfs)?
+        && mount.root == "/"
+        && !mount.shared
+        && !ours.lines().any(|line| Mount::parse(line).is_none_or(|m| m.device == device)))
 }
 
 /// Opens `path` below `dir` as a mere location.
@@ -283,20 +312,40 @@ fn mount_id(fd: impl AsFd) -> Result<u64> {
 }
 
 /// Whether the mount that `fd` lies on passes mounts on to others, by a process's mountinfo.
-fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
-    let id = mount_id(fd)?;
-    mount_is_shared(mountinfo, id).with_context(|| format!("mount {id} is not in mountinfo"))
+pub fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
+    Ok(Mount::find(mountinfo, mount_id(fd)?)?.shared)
 }
 
-/// Whether the mount `id` has the optional field `shared:N`; `None` if there is no such mount.
-fn mount_is_shared(mountinfo: &str, id: u64) -> Option<bool> {
-    let line = mountinfo
-        .lines()
-        .find(|line| line.split(' ').next().and_then(|field| field.parse().ok()) == Some(id))?;
-    // Optional fields stand between the sixth field and a lone "-" (proc_pid_mountinfo(5)).
-    Some(
-        line.split(' ').skip(6).take_while(|field| *field != "-").any(|f| f.starts_with("shared:")),
-    )
+/// A line of mountinfo (see `proc_pid_mountinfo`(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Mount<'a> {
+    id: u64,
+    device: u64,
+    /// Which directory of the file system is mounted.
+    root: &'a str,
+    /// Whether mounts on it are passed on to its peers.
+    shared: bool,
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let (major, minor) = fields.nth(1)?.split_once(':')?;
+        let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+        let root = fields.next()?;
+        // Behind mount point and options, optional fields up to a lone "-".
+        let shared =
+            fields.skip(2).take_while(|field| *field != "-").any(|f| f.starts_with("shared:"));
+        Some(Self { id, device, root, shared })
+    }
+
+    fn find(mountinfo: &'a str, id: u64) -> Result<Self> {
+        let mut mounts = mountinfo.lines().filter_map(Self::parse);
+        mounts
+            .find(|mount| mount.id == id)
+            .with_context(|| format!("mount {id} is not in mountinfo"))
+    }
 }
 
 #[cfg(test)]
@@ -304,17 +353,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_shared_mounts() {
+    fn reads_mountinfo() {
         let mountinfo = "\
 22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw
 23 1 0:22 / /proc rw,relatime - proc proc rw
-24 1 0:23 / /shared:9 rw,relatime master:5 - tmpfs shared:1 rw
-25 1 0:24 / /x rw shared:7 master:5 - tmpfs x rw
+24 1 0:23 /a /shared:9 rw,relatime master:5 - tmpfs shared:1 rw
+25 1 254:24 / /x rw shared:7 master:5 - tmpfs x rw
+broken
 ";
-        for (id, shared) in
-            [(22, Some(true)), (23, Some(false)), (24, Some(false)), (25, Some(true)), (2, None)]
-        {
-            assert_eq!(mount_is_shared(mountinfo, id), shared, "mount {id}");
+        for (id, shared) in [(22, true), (23, false), (24, false), (25, true)] {
+            assert_eq!(Mount::find(mountinfo, id).unwrap().shared, shared, "mount {id}");
+        }
+        assert_eq!(Mount::find(mountinfo, 24).unwrap().root, "/a");
+        assert_eq!(Mount::find(mountinfo, 25).unwrap().device, 0xfe18);
+        assert!(Mount::find(mountinfo, 2).is_err());
+    }
+
+    #[test]
+    fn knows_who_is_mapped() {
+        for (map, mapped) in [
+            ("0 2000000 65536\n", false),
+            ("0 1 1000\n1000 0 1\n1001 1001 64536\n", true),
+            ("0 0 4294967295\n", true),
+            ("", false),
+            ("nonsense\n", true),
+        ] {
+            assert_eq!(maps_uid(map, 0), mapped, "{map}");
         }
     }
 }

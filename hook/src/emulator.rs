@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -22,6 +22,8 @@ pub struct Emulator {
     pub path: PathBuf,
     /// The file, open for reading.
     pub file: File,
+    /// Whether its owner is uid 0 of our user namespace.
+    pub belongs_to_root: bool,
 }
 
 /// Says what to install; the end of every error of this module about a missing emulator.
@@ -35,13 +37,17 @@ const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, 
 pub fn find(arch: &Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
     let mut refused = Vec::new();
     for path in candidates(arch, policy) {
-        match trust::open(&path, caller)
-            .map(|file| file.map(|file| check(&file, arch, policy).map(|()| file)))
-        {
-            Ok(None) => {}
-            Ok(Some(Ok(file))) => return Ok(Emulator { path, file }),
-            Ok(Some(Err(error))) => refused.push(format!("{} {error:#}", path.display())),
-            Err(error) => refused.push(format!("{error:#}")),
+        let file = match trust::open(&path, caller, &["usr"]) {
+            Ok(None) => continue,
+            Ok(Some(file)) => file,
+            Err(error) => {
+                refused.push(format!("{error:#}"));
+                continue;
+            }
+        };
+        match check(&file, arch, policy) {
+            Ok(owner) => return Ok(Emulator { path, file, belongs_to_root: owner == 0 }),
+            Err(error) => refused.push(format!("{} {error:#}", path.display())),
         }
     }
     ensure!(!refused.is_empty(), "no emulator for {} on this machine; {INSTALL}", arch.name);
@@ -56,10 +62,10 @@ fn candidates(arch: &Arch, policy: &Policy) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// Whether the file can run in any container, and is what the policy pinned.
-fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<()> {
-    let mode = file.metadata().call(|| "fstat".into())?.mode();
-    ensure!(mode & 0o111 != 0, "is not executable; run: chmod a+x on it");
+/// Whether the file can run in any container, and is what the policy pinned. Returns its owner.
+fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<u32> {
+    let metadata = file.metadata().call(|| "fstat".into())?;
+    ensure!(metadata.mode() & 0o111 != 0, "is not executable; run: chmod a+x on it");
     let program = Program::read(|buffer, offset| file.read_exact_at(buffer, offset))
         .context("is not a program")?;
     let host = arch::host();
@@ -83,7 +89,7 @@ fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<()> {
             arch.name
         );
     }
-    Ok(())
+    Ok(metadata.uid())
 }
 
 fn sha256(mut file: &File) -> Result<Sha256Sum> {
@@ -94,14 +100,5 @@ fn sha256(mut file: &File) -> Result<Sha256Sum> {
             0 => return Ok(Sha256Sum::new(hasher.finalize().into())),
             n => hasher.update(&buffer[..n]),
         }
-    }
-}
-
-impl Emulator {
-    /// Whether `path` leads to this very file now, in the mount namespace the process is in.
-    pub fn is_at(&self, path: &Path) -> Result<bool> {
-        let ours = self.file.metadata().call(|| format!("fstat {}", self.path.display()))?;
-        Ok(std::fs::metadata(path)
-            .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
     }
 }

@@ -10,8 +10,9 @@ use crate::arch::Arch;
 use crate::binfmt::{Handler, visible_path};
 use crate::container::{Container, EmulatorPlace, Process};
 use crate::emulator::{self, Emulator};
-use crate::instance::Instance;
+use crate::instance::{Instance, Keep, Visible};
 use crate::log::{Log, Severity};
+use crate::message;
 use crate::oci::{Bundle, State};
 use crate::policy::{Credentials, Policy};
 use crate::request::{self, Request};
@@ -29,6 +30,10 @@ pub struct Plan {
     pub container: Container,
     /// What is to be registered; at least one.
     pub emulations: Vec<Emulation>,
+    /// What the container has without us, and would lose by the mount: to be registered again.
+    pub visible: Option<Visible>,
+    /// Where to keep the instance, so that what was registered again outlives this container.
+    pub keep: Option<Keep>,
 }
 
 /// One target, the emulator on the host, and the handler in the container.
@@ -49,8 +54,8 @@ pub enum Decision {
     Off,
     /// The host runs the architectures itself.
     Native,
-    /// The machine's own handlers serve the container.
-    Inherited,
+    /// Handlers that are there already serve the container.
+    Inherited(Scope),
     /// This is to be done.
     Emulate(Box<Plan>),
 }
@@ -71,7 +76,7 @@ pub fn run() -> Result<()> {
         Ok(None) => return Ok(()),
         Ok(Some(record)) => (Severity::Info, record.clone()),
         Err(error) => {
-            (Severity::Error, json!({"decision": "refused", "error": format!("{error:#}")}))
+            (Severity::Error, json!({"decision": "refused", "error": message::line(error)}))
         }
     };
     record["container"] = id;
@@ -83,10 +88,13 @@ pub fn run() -> Result<()> {
 /// Plans and applies. Returns the record for the log, if there is anything to tell.
 fn serve(state: &State) -> Result<Option<Value>> {
     let decision = plan(state)?;
-    if let Decision::Emulate(plan) = &decision {
-        sandbox::apply(plan)?;
+    let mut record = record(&decision);
+    if let (Decision::Emulate(plan), Some(record)) = (&decision, &mut record) {
+        let applied = sandbox::apply(plan)?;
+        record["carried"] = applied.carried.into();
+        record["lost"] = applied.lost.into();
     }
-    Ok(record(&decision))
+    Ok(record)
 }
 
 /// Decides what is to be done for the container of `state`. Reads only.
@@ -100,7 +108,7 @@ pub fn plan(state: &State) -> Result<Decision> {
         Some(bundle) => bundle.config.annotations.clone(),
     }
     .unwrap_or_default();
-    if !request::asks(&annotations) {
+    if annotations.is_empty() {
         return Ok(Decision::NotAsked);
     }
     let caller = Caller::current()?;
@@ -114,15 +122,32 @@ pub fn plan(state: &State) -> Result<Decision> {
     let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
     let process = Process::open(state)?;
     let scope = process.scope(&bundle)?;
+    let visible = Instance::mounted_at(Path::new(HOST_INSTANCE))
+        .map(|instance| instance.visible())
+        .transpose()?;
     if scope == Scope::Host {
-        return inherit(Instance::mounted_at(Path::new(HOST_INSTANCE)).as_ref(), &targets);
+        return inherit(visible.as_ref(), &targets);
+    }
+    // A container that shares its handlers takes what is there, if it may.
+    let is_served = |arch: &Arch| {
+        scope == Scope::Shared
+            && policy.emulator_sha256.get(arch.name).is_none()
+            && visible.as_ref().is_some_and(|visible| visible.serves(arch))
+    };
+    let missing: Vec<_> = targets.into_iter().filter(|arch| !is_served(arch)).collect();
+    if missing.is_empty() {
+        return Ok(Decision::Inherited(scope));
     }
     let container = Container::open(process, scope, state, &bundle, &policy)?;
-    let emulations = targets
+    let emulations = missing
         .into_iter()
         .map(|arch| emulation(arch, &container, &policy, caller))
         .collect::<Result<_>>()?;
-    Ok(Decision::Emulate(Box::new(Plan { container, emulations })))
+    let keep = match (scope, container.enters_user_namespace) {
+        (Scope::Shared, false) => Keep::at(Path::new(HOST_INSTANCE)),
+        _ => None,
+    };
+    Ok(Decision::Emulate(Box::new(Plan { container, emulations, visible, keep })))
 }
 
 fn find_bundle(state: &State) -> Result<Bundle> {
@@ -138,8 +163,10 @@ fn emulation(
 ) -> Result<Emulation> {
     let emulator = emulator::find(arch, policy, caller)?;
     let interpreter = match container.emulator_place {
-        EmulatorPlace::Dev(_) => visible_path(&emulator.path),
-        EmulatorPlace::Nowhere(_) => emulator.path.clone(),
+        EmulatorPlace::Dev(_) if !container.maps_owner_of(&emulator) => {
+            visible_path(&emulator.path)
+        }
+        _ => emulator.path.clone(),
     };
     let credentials =
         container.scope == Scope::Private && policy.credentials == Credentials::Private;
@@ -148,24 +175,18 @@ fn emulation(
 
 /// Scope host: the machine's instance is never written, so its handlers must do.
 ///
-/// `host` is the instance that is mounted on the host, if one is. Fails, with what to do, where
-/// it lacks a working handler for one of `targets`.
-pub fn inherit(host: Option<&Instance>, targets: &[&'static Arch]) -> Result<Decision> {
-    for arch in targets {
-        let served = match host {
-            Some(host) => host.serves(arch)?,
-            None => false,
-        };
-        if !served {
-            bail!(
-                "the container has no user namespace of its own, so a handler for {} would be \
-                 registered for the whole machine; run it with --userns=auto, or as an ordinary \
-                 user, or register a handler with flag F on the host",
-                arch.name
-            );
-        }
+/// `visible` is what is registered on the host, if anything. Fails, with what to do, where a
+/// working handler for one of `targets` is missing.
+pub fn inherit(visible: Option<&Visible>, targets: &[&'static Arch]) -> Result<Decision> {
+    match targets.iter().find(|arch| !visible.is_some_and(|visible| visible.serves(arch))) {
+        None => Ok(Decision::Inherited(Scope::Host)),
+        Some(arch) => bail!(
+            "the container has no user namespace of its own, so a handler for {} would be \
+             registered for the whole machine; run it with --userns=auto, or as an ordinary user, \
+             or register a handler with flag F on the host",
+            arch.name
+        ),
     }
-    Ok(Decision::Inherited)
 }
 
 /// The log record of a decision; `None` where nothing was asked for.
@@ -174,7 +195,7 @@ fn record(decision: &Decision) -> Option<Value> {
         Decision::NotAsked => return None,
         Decision::Off => json!({"decision": "off"}),
         Decision::Native => json!({"decision": "native"}),
-        Decision::Inherited => json!({"decision": "inherited", "scope": Scope::Host.name()}),
+        Decision::Inherited(scope) => json!({"decision": "inherited", "scope": scope.name()}),
         Decision::Emulate(plan) => json!({
             "decision": "emulated",
             "scope": plan.container.scope.name(),
@@ -185,6 +206,7 @@ fn record(decision: &Decision) -> Option<Value> {
             "targets": plan.emulations.iter().map(|Emulation { emulator, handler }| json!({
                 "target": handler.arch.name,
                 "emulator": emulator.path.display().to_string(),
+                "interpreter": handler.interpreter.display().to_string(),
                 "flags": handler.flags(),
             })).collect::<Vec<_>>(),
         }),

@@ -14,13 +14,59 @@ use rustix::io::Errno;
 
 use crate::arch::Arch;
 use crate::binfmt::{Entry, Handler, serving};
-use crate::container::BINFMTFS_MAGIC;
+use crate::container::{BINFMTFS_MAGIC, is_shared};
 use crate::message::Call;
 
 /// Files of an instance that are not entries.
 const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
+/// More than anybody needs; keeps the hook's time and memory bounded.
+const ENTRIES_MAX: usize = 1024;
 /// More than the text of any entry: interpreter, magic and mask fit into a register line.
 const ENTRY_MAX: u64 = 16 * 1024;
+
+/// The handlers that a container would have without us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visible {
+    /// Which instance they are in.
+    pub device: u64,
+    /// The handlers, the newest first.
+    pub entries: Vec<Entry>,
+}
+
+impl Visible {
+    /// Whether programs of `arch` run in containers too.
+    #[must_use]
+    pub fn serves(&self, arch: &Arch) -> bool {
+        serving(&self.entries, arch).is_some_and(Entry::works_in_containers)
+    }
+}
+
+/// Where an instance can be kept mounted beyond a container's life: in the mount namespace of the
+/// engine.
+#[derive(Debug)]
+pub struct Keep {
+    /// That namespace.
+    pub mount_namespace: OwnedFd,
+    /// Its `/proc/sys/fs/binfmt_misc`.
+    pub place: OwnedFd,
+}
+
+impl Keep {
+    /// In the mount namespace of this process, at `path`. `None` where a mount there could reach
+    /// other namespaces, or nothing can be mounted.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+        if is_shared(&place, &mounts).unwrap_or(true) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let mount_namespace = rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).ok()?;
+        Some(Self { mount_namespace, place })
+    }
+}
 
 /// The root directory of a binfmt_misc mount.
 #[derive(Debug)]
@@ -59,6 +105,10 @@ impl Instance {
             let name = OsStr::from_bytes(file.file_name().to_bytes());
             if !CONTROL_FILES.iter().any(|control| name == *control) {
                 entries.extend(self.entry(name)?);
+                ensure!(
+                    entries.len() <= ENTRIES_MAX,
+                    "binfmt_misc has more than {ENTRIES_MAX} handlers; remove what is not needed"
+                );
             }
         }
         Ok(entries)
@@ -76,42 +126,85 @@ impl Instance {
         Ok(Entry::parse(name, &text))
     }
 
-    /// Whether this instance runs programs of `arch` in containers too.
-    pub fn serves(&self, arch: &Arch) -> Result<bool> {
-        let globally_on = {
-            let mut text = String::new();
-            let mut file = self
-                .open(OsStr::new("status"), OFlags::RDONLY)
-                .call(|| "open binfmt_misc/status".into())?;
-            file.read_to_string(&mut text).call(|| "read binfmt_misc/status".into())?;
-            text.trim_end() == "enabled"
-        };
-        let entries = self.entries()?;
-        Ok(globally_on && serving(&entries, arch).is_some_and(Entry::works_in_containers))
+    /// Whether it takes part at exec at all.
+    pub fn is_on(&self) -> Result<bool> {
+        let mut text = String::new();
+        let mut file = self
+            .open(OsStr::new("status"), OFlags::RDONLY)
+            .call(|| "open binfmt_misc/status".into())?;
+        file.read_to_string(&mut text).call(|| "read binfmt_misc/status".into())?;
+        Ok(text.trim_end() == "enabled")
     }
 
-    /// Registers `handler`, unless it is there already. `true` if it was not.
-    ///
-    /// Fails, changing nothing, where another emulator is registered for the same programs: this
-    /// would take them away from the containers that rely on it.
-    pub fn register(&self, handler: &Handler) -> Result<bool> {
-        if let Some(other) = serving(&self.entries()?, handler.arch)
-            && !other.is_like(handler)
-        {
-            return Err(conflict(handler, other));
+    /// All that there is to know of it. Nothing, if it is switched off.
+    pub fn visible(&self) -> Result<Visible> {
+        let entries = if self.is_on()? { self.entries()? } else { Vec::new() };
+        Ok(Visible { device: self.device()?, entries })
+    }
+
+    /// Which instance it is: all mounts of one have the same device number.
+    pub fn device(&self) -> Result<u64> {
+        Ok(rustix::fs::fstat(&self.dir).call(|| "fstat binfmt_misc".into())?.st_dev)
+    }
+
+    /// Fails where other containers rely on another emulator for the programs of `handler`: the
+    /// kernel prefers what is registered last, so ours would take them away. Fails too where the
+    /// name is taken.
+    pub fn ensure_free(&self, handler: &Handler) -> Result<()> {
+        let entries = self.entries()?;
+        let relied_on = serving(&entries, handler.arch).filter(|entry| entry.works_in_containers());
+        let namesake = entries.iter().find(|entry| entry.name == *handler.name());
+        match relied_on.into_iter().chain(namesake).find(|entry| !entry.is_like(handler)) {
+            Some(other) => Err(conflict(handler, other)),
+            None => Ok(()),
         }
+    }
+
+    /// Fails if the whole instance is switched off.
+    pub fn ensure_on(&self) -> Result<()> {
+        ensure!(
+            self.is_on()?,
+            "binfmt_misc is switched off in this user namespace, which other containers share; \
+             start this container in one of its own: --userns=auto or --userns=keep-id"
+        );
+        Ok(())
+    }
+
+    /// Registers `handler`, unless it is there already. Fails where its name is taken by something
+    /// else.
+    pub fn register(&self, handler: &Handler) -> Result<()> {
         let name = handler.name();
-        match self.write(OsStr::new("register"), &handler.line()?) {
-            Ok(()) => Ok(true),
+        match self.write(OsStr::new("register"), &handler.entry().line()?) {
             // By an earlier container, or by one that starts at the same time.
-            Err(Errno::EXIST) => self.reuse(&name, handler).map(|()| false),
-            Err(errno) => Err(errno).call(|| {
+            Err(Errno::EXIST) => self.reuse(&name, handler),
+            written => written.call(|| {
                 format!(
                     "register {name} with emulator {} in binfmt_misc",
                     handler.interpreter.display()
                 )
             }),
         }
+    }
+
+    /// Registers again what another instance had, unless something of that name is here already.
+    /// The emulator's path is looked up by the kernel, from the root that the process has.
+    pub fn carry_over(&self, entry: &Entry) -> Result<()> {
+        let entry = entry.without_credentials();
+        let written = match self.write(OsStr::new("register"), &entry.line()?) {
+            // In a container our emulators have another path than on the host.
+            Err(Errno::NOENT) => {
+                self.write(OsStr::new("register"), &entry.with_host_path().line()?)
+            }
+            written => written,
+        };
+        match written {
+            Err(Errno::EXIST) => return Ok(()),
+            written => written.call(|| format!("register {}", entry.interpreter.display()))?,
+        }
+        if !entry.enabled {
+            self.write(&entry.name, b"0").call(|| "disable it".into())?;
+        }
+        Ok(())
     }
 
     /// Makes sure that the entry `name` is what `handler` asks for, and takes part at exec.
@@ -124,11 +217,6 @@ impl Instance {
             Some(entry) => Err(conflict(handler, &entry)),
             None => bail!("binfmt_misc/{name} cannot be understood, and is not ours"),
         }
-    }
-
-    /// Takes the entry of `handler` away. Best effort: part of undoing.
-    pub fn unregister(&self, handler: &Handler) {
-        let _ = self.write(OsStr::new(&handler.name()), b"-1");
     }
 
     fn open(&self, name: &OsStr, flags: OFlags) -> rustix::io::Result<File> {

@@ -1,9 +1,11 @@
 //! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use toolbx_arch::{arch, hook, kernel};
+use rustix::process::{Resource, Rlimit};
+use toolbx_arch::{arch, hook, kernel, message};
 
 const HELP: &str = "\
 toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runtime hook)
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
         ["--version" | "-V"] => show(concat!("toolbx-arch-hook ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
             let given = arguments.join(" ");
-            eprint!("toolbx-arch-hook: error: not a command: {given:?}\n\n{HELP}");
+            complain(&format!("toolbx-arch-hook: error: not a command: {given:?}\n\n{HELP}"));
             ExitCode::from(2)
         }
     }
@@ -41,23 +43,31 @@ fn create_runtime() -> ExitCode {
     match hook::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("toolbx-arch-hook: error: {error:#}");
+            complain(&format!("toolbx-arch-hook: error: {}\n", message::line(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Sheds what a runtime may have left the hook: descriptors, blocked signals, umask, a directory.
+/// Sheds what a runtime may have left the hook: descriptors, blocked signals, limits, umask, a
+/// directory.
 fn isolate() {
     kernel::close_from(3);
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    // A core file would be written where we are then, which may be a container.
+    let _ =
+        rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = std::env::set_current_dir("/");
 }
 
+/// Writes to standard error; that nobody hears it must not change the exit status.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// Writes to standard output; a reader who has gone is no error.
 fn show(text: &str) -> ExitCode {
-    use std::io::Write;
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }

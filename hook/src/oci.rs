@@ -7,13 +7,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::request;
 
 /// Engines refuse an image manifest of more than 4 MiB, and its annotations, escaped once more,
 /// are the largest thing that can legitimately be in a state.
@@ -33,12 +37,41 @@ pub struct State {
     /// The bundle's directory. crun says "/" where it entered a user namespace before it asked.
     #[serde(default)]
     pub bundle: PathBuf,
-    /// The container's annotations; some runtimes leave them out where there are none.
-    #[serde(default)]
+    /// The container's annotations that are for us; some runtimes leave them out where there are
+    /// none at all.
+    #[serde(default, deserialize_with = "our_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
     /// The rootfs; crun only.
     #[serde(default)]
     pub root: Option<PathBuf>,
+}
+
+/// Keeps those annotations that are for us: an image can bring megabytes of others.
+fn our_annotations<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    struct Ours;
+    impl<'de> Visitor<'de> for Ours {
+        type Value = BTreeMap<String, String>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of strings")
+        }
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut ours = BTreeMap::new();
+            while let Some(key) = map.next_key::<String>()? {
+                if request::is_ours(&key) {
+                    ours.insert(key, map.next_value()?);
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(ours)
+        }
+    }
+    deserializer.deserialize_any(Ours).map(Some)
 }
 
 impl State {
@@ -70,12 +103,11 @@ pub struct Config {
     /// Where the rootfs is.
     pub root: Option<Root>,
     /// The mounts, in the order in which they are made.
-    #[serde(default)]
-    pub mounts: Vec<Mount>,
+    pub mounts: Option<Vec<Mount>>,
     /// The part for Linux.
     pub linux: Option<Linux>,
     /// The same as the state's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "our_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
 }
 
@@ -100,8 +132,7 @@ pub struct Mount {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Linux {
     /// The namespaces that the container gets or joins.
-    #[serde(default)]
-    pub namespaces: Vec<Namespace>,
+    pub namespaces: Option<Vec<Namespace>>,
 }
 
 /// One of config.json's `namespaces`.
@@ -123,8 +154,8 @@ impl Config {
     /// Whether the container's user namespace is made for it alone.
     #[must_use]
     pub fn has_own_user_namespace(&self) -> bool {
-        let namespaces = self.linux.iter().flat_map(|linux| &linux.namespaces);
-        namespaces.into_iter().any(|ns| ns.kind == "user" && ns.path.is_none())
+        let mut namespaces = self.linux.iter().flat_map(|linux| &linux.namespaces).flatten();
+        namespaces.any(|ns| ns.kind == "user" && ns.path.is_none())
     }
 
     /// Whether what the container has on /dev is a tmpfs that the runtime mounts: the last mount
@@ -133,7 +164,8 @@ impl Config {
     pub fn has_own_dev(&self) -> bool {
         let at_dev =
             |mount: &&Mount| mount.destination.components().eq(Path::new("/dev").components());
-        self.mounts.iter().rfind(at_dev).and_then(|mount| mount.fs_type.as_deref()) == Some("tmpfs")
+        self.mounts.iter().flatten().rfind(at_dev).and_then(|mount| mount.fs_type.as_deref())
+            == Some("tmpfs")
     }
 }
 

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use crate::arch::{self, Arch};
-use crate::binfmt::DELIMITER;
 use crate::trust::{self, Caller};
 
 /// What holds where no file says otherwise; complete.
@@ -177,7 +176,7 @@ impl Default for Policy {
 
 /// The file's text, or `None` where there is no such file.
 fn read(path: &Path, caller: Caller) -> Result<Option<String>> {
-    let Some(file) = trust::open(path, caller)? else { return Ok(None) };
+    let Some(file) = trust::open(path, caller, &["usr", "etc"])? else { return Ok(None) };
     let mut text = String::new();
     let length = file
         .take(FILE_MAX + 1)
@@ -247,10 +246,8 @@ impl TryFrom<String> for Directory {
     fn try_from(path: String) -> Result<Self, String> {
         if !path.starts_with('/') {
             Err(format!("{path:?} is not an absolute path"))
-        } else if path.bytes().any(|byte| byte == DELIMITER || byte.is_ascii_control()) {
-            Err(format!(
-                "{path:?} has a colon or a control character, which binfmt_misc cannot express"
-            ))
+        } else if path.bytes().any(|byte| byte.is_ascii_control()) {
+            Err(format!("{path:?} has a control character, which binfmt_misc cannot express"))
         } else if Path::new(&path).components().any(|c| c == std::path::Component::ParentDir) {
             Err(format!("{path:?} has a '..'"))
         } else {
@@ -270,15 +267,13 @@ impl NamePattern {
 impl TryFrom<String> for NamePattern {
     type Error = String;
     fn try_from(name: String) -> Result<Self, String> {
-        let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != DELIMITER && b != b'/');
+        let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
         if !name.contains("{cpu}") {
             Err(format!("{name:?} does not contain {{cpu}}, the place of the target's name"))
         } else if plain {
             Ok(Self(name))
         } else {
-            Err(format!(
-                "{name:?} has a slash, a colon, a blank or another character that is not ASCII"
-            ))
+            Err(format!("{name:?} has a slash, a blank or another character that is not ASCII"))
         }
     }
 }

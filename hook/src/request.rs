@@ -28,10 +28,10 @@ const FINER: &str = "toolbx.arch.";
 /// Toolbx's record.
 const TOOLBOX: &str = "toolbox-arch";
 
-/// Whether any annotation is for us: then there is something to decide.
+/// Whether an annotation is for us.
 #[must_use]
-pub fn asks(annotations: &BTreeMap<String, String>) -> bool {
-    annotations.keys().any(|key| key == ARCH || key == TOOLBOX || key.starts_with(FINER))
+pub fn is_ours(key: &str) -> bool {
+    key == ARCH || key == TOOLBOX || key.starts_with(FINER)
 }
 
 /// Reads the annotations as `policy` permits.
@@ -44,22 +44,24 @@ pub fn decide(
     policy: &Policy,
     is_native: impl Fn(&Arch) -> bool,
 ) -> Result<Request> {
-    if let Some(unknown) = annotations.keys().find(|key| key.starts_with(FINER)) {
+    let wish = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)]
+        .into_iter()
+        .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?)));
+    let off = wish.is_some_and(|(.., value)| value.trim().eq_ignore_ascii_case("none"));
+    let unknown = annotations.keys().find(|key| key.starts_with(FINER));
+    if let (Some(unknown), false) = (unknown, off) {
         bail!(
             "annotation {} is not known to this version of toolbx-arch; remove it, or upgrade",
             shown(unknown)
         );
     }
-    let wish = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)]
-        .into_iter()
-        .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?)));
     let Some((key, annotation, value)) = wish else { return Ok(Request::Nothing) };
     ensure!(
         policy.annotations.contains(&annotation),
         "the policy does not let an annotation {key} decide; remove it, or add it to the policy's \
          annotations"
     );
-    if value.trim().eq_ignore_ascii_case("none") {
+    if off {
         return Ok(Request::Off);
     }
     let mut targets = parse(key, value)?;
@@ -73,12 +75,13 @@ pub fn decide(
 /// The architectures that a list names, in its order, each once. Names are separated by commas or
 /// blanks: some engines take a comma for the end of an annotation.
 fn parse(key: &str, value: &str) -> Result<Vec<&'static Arch>> {
-    let names: Vec<&str> = value.split(',').flat_map(names_between_commas).collect();
+    const MAX: usize = ARCHES.len();
+    // One more than there may be tells enough of a list that may be megabytes long.
+    let names = value.split(',').flat_map(names_between_commas).take(MAX + 1);
+    let names: Vec<&str> = names.collect();
     ensure!(
-        names.len() <= ARCHES.len(),
-        "annotation {key} names {} architectures, there are {}",
-        names.len(),
-        ARCHES.len()
+        names.len() <= MAX,
+        "annotation {key} names more than {MAX} architectures, which is all there are"
     );
     let mut targets: Vec<&'static Arch> = Vec::new();
     for name in names {
@@ -103,7 +106,7 @@ fn parse(key: &str, value: &str) -> Result<Vec<&'static Arch>> {
 
 /// The names in a part of a list that has no comma; a part without any stands for an empty name.
 fn names_between_commas(part: &str) -> Vec<&str> {
-    match part.split_whitespace().collect::<Vec<_>>() {
+    match part.split_whitespace().take(ARCHES.len() + 1).collect::<Vec<_>>() {
         names if names.is_empty() => vec![""],
         names => names,
     }

@@ -4,74 +4,104 @@
 //!
 //! The process stays where it entered; it is to exit after [`apply`].
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
+use anyhow::{Context, Result};
+use nix::sched::CloneFlags;
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
-use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+};
+use rustix::process::DumpableBehavior;
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, ThreadNameSpaceType};
 
-use crate::binfmt::{Handler, VISIBLE_DIR};
+use crate::binfmt::VISIBLE_DIR;
 use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Emulation, Plan};
-use crate::instance::Instance;
+use crate::instance::{Instance, Keep};
 use crate::kernel;
 use crate::message::Call;
+use crate::scope::Scope;
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
 const HIDDEN_INSTANCE: &str = "binfmt_misc";
+/// How an instance is mounted for others.
+const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// What [`apply`] did beyond the plan, for the log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Handlers that were visible before, and are registered again.
+    pub carried: Vec<String>,
+    /// Handlers that were visible before, and are hidden now; with the reason.
+    pub lost: Vec<String>,
+}
 
 /// Does what `plan` says.
 ///
-/// If it fails, no handler of ours is left. What it mounted is in the container's mount namespace,
-/// which the runtime destroys with a container whose hook failed.
-pub fn apply(plan: &Plan) -> Result<()> {
-    let clones = match plan.container.emulator_place {
-        // On this side: the emulator's mount belongs to our mount namespace.
-        EmulatorPlace::Dev(_) => plan.emulations.iter().map(detach).collect::<Result<Vec<_>>>()?,
-        EmulatorPlace::Nowhere(_) => Vec::new(),
+/// Whatever can be found wrong is found before the instance is mounted, since that alone hides the
+/// handlers of the namespaces above. If it fails all the same, what it mounted is in the
+/// container's mount namespace, which the runtime destroys with a container whose hook failed;
+/// handlers end with the last mount of their instance, and those in a shared one are what any
+/// other container would have registered.
+pub fn apply(plan: &Plan) -> Result<Applied> {
+    let container = &plan.container;
+    let shown = clones(plan)?;
+    let registered = clones(plan)?;
+    enter(container)?;
+    if let EmulatorPlace::Dev(dev) = &container.emulator_place {
+        for (path, clone) in shown.iter().filter(|(path, _)| path.starts_with(VISIBLE_DIR)) {
+            show(dev, path.strip_prefix("/dev")?, clone)?;
+        }
+    }
+    let place = match &container.mount_point {
+        MountPoint::Proc(place) => place,
+        MountPoint::Dev(dev) => {
+            let path = Path::new(VISIBLE_DIR).join(HIDDEN_INSTANCE);
+            &make_directories(dev, path.strip_prefix("/dev")?)?
+        }
     };
-    enter(&plan.container)?;
-    if let EmulatorPlace::Dev(dev) = &plan.container.emulator_place {
-        for (emulation, clone) in plan.emulations.iter().zip(&clones) {
-            show(dev, &emulation.handler.interpreter, clone)?;
-        }
-        change_root(&plan.container)?;
+    let instance = Instance::new(mount(MountAttrFlags::empty(), container)?)?;
+    attach(container, place)?;
+    leave_for_a_room_of_our_own()?;
+    let applied = carry_over(&instance, plan)?;
+    furnish(&registered)?;
+    register(&instance, plan)?;
+    if let (Some(keep), false) = (&plan.keep, applied.carried.is_empty()) {
+        keep_alive(keep, container)?;
     }
-    // Otherwise the root stays that of the mount namespace, which still shows the host's whole tree
-    // (the container has not yet moved into its own), and so the emulator by its path on the host.
-    let instance = mount(MountAttrFlags::empty(), &plan.container)?;
-    let instance = Instance::new(instance)?;
-    let mut added = Vec::new();
-    let done =
-        register(&instance, &plan.emulations, &mut added).and_then(|()| attach(&plan.container));
-    if done.is_err() {
-        for handler in added {
-            instance.unregister(handler);
-        }
-    }
-    done
+    Ok(applied)
 }
 
-/// A copy of the emulator's mount, read-only, private and attached nowhere. It is made from the
-/// descriptor that was checked, not from the path.
-fn detach(emulation: &Emulation) -> Result<OwnedFd> {
-    let emulator = &emulation.emulator;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let clone = rustix::mount::open_tree(&emulator.file, "", flags)
-        .call(|| format!("open_tree {}", emulator.path.display()))?;
-    kernel::make_inert(&clone).call(|| format!("mount_setattr {}", emulator.path.display()))?;
-    Ok(clone)
+/// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
+/// private and attached nowhere. Made on the host's side, from the descriptor that was checked.
+fn clones(plan: &Plan) -> Result<BTreeMap<&Path, OwnedFd>> {
+    let mut clones = BTreeMap::new();
+    for Emulation { emulator, handler } in &plan.emulations {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let clone = rustix::mount::open_tree(&emulator.file, "", flags)
+            .call(|| format!("open_tree {}", emulator.path.display()))?;
+        kernel::make_inert(&clone).call(|| format!("mount_setattr {}", emulator.path.display()))?;
+        clones.insert(handler.interpreter.as_path(), clone);
+    }
+    Ok(clones)
 }
 
 /// Enters the container's user and mount namespaces as their root, with no right left that the
 /// rest does not need.
 fn enter(container: &Container) -> Result<()> {
+    // From here on nobody in the container may trace us, or get a core of us into its files.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .call(|| "prctl PR_SET_DUMPABLE".into())?;
     let mut namespaces = ThreadNameSpaceType::MOUNT;
     if container.enters_user_namespace {
         // EINVAL for the one the process is in already.
@@ -104,28 +134,34 @@ fn become_root() -> Result<()> {
         Err(errno) => return Err(errno).call(|| "setgroups".into()),
     }
     let (uid, gid) = (Uid::ROOT, Gid::ROOT);
-    rustix::thread::set_thread_res_gid(gid, gid, gid).call(|| "setresgid 0".into())?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).call(|| "setresuid 0".into())
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .call(|| "setresgid 0".into())
+        .and_then(|()| {
+            rustix::thread::set_thread_res_uid(uid, uid, uid).call(|| "setresuid 0".into())
+        })
+        .context("the container's user namespace has no root; map uid and gid 0")
 }
 
-/// Attaches an emulator at its visible path, which is made in the container's /dev.
-fn show(dev: &OwnedFd, visible: &Path, clone: &OwnedFd) -> Result<()> {
-    let call = |call: &str| format!("{call} {} in the container", visible.display());
-    let (directory, file) = visible.parent().zip(visible.file_name()).context("no file name")?;
-    let directory = make_directories(dev, directory)?;
+/// Attaches an emulator at `path`, which is made below `top`.
+fn show(top: &OwnedFd, path: &Path, clone: &OwnedFd) -> Result<()> {
+    let call = |call: &str| format!("{call} {} for an emulator", path.display());
+    let (directory, file) = path.parent().zip(path.file_name()).context("no file name")?;
+    let directory = make_directories(top, directory)?;
     let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-    let place = step(&directory, file, create).call(|| call("create"))?;
+    let place = step(&directory, file, create).call(|| call("create")).with_context(|| {
+        format!("{VISIBLE_DIR} is for this hook alone, and something else is in the container's")
+    })?;
     move_mount(clone, &place).call(|| call("move_mount"))
 }
 
-/// Makes the directories of `path`, an absolute path below /dev, and opens the last one.
+/// Makes the directories of the relative `path` below `top`, and opens the last one.
 ///
 /// Every step is relative to the directory before and stays on that very mount: a volume that
 /// happens to be on the way gets nothing.
-fn make_directories(dev: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-    let call = |call: &str| format!("{call} {} in the container", path.display());
-    let mut directory = dev.try_clone().call(|| call("dup"))?;
-    for name in path.strip_prefix("/dev")? {
+fn make_directories(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let call = |call: &str| format!("{call} {} for an emulator", path.display());
+    let mut directory = top.try_clone().call(|| call("dup"))?;
+    for name in path {
         match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).call(|| call("mkdir")),
@@ -147,14 +183,6 @@ fn step(dir: &OwnedFd, name: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedF
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let mode = if flags.contains(OFlags::CREATE) { 0o444 } else { 0 };
     rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode), resolve)
-}
-
-/// Makes the container's root our own, so that the kernel looks a handler's emulator up there.
-fn change_root(container: &Container) -> Result<()> {
-    let of = || format!("the rootfs of container {}", container.id);
-    rustix::process::fchdir(&container.rootfs).call(|| format!("fchdir {}", of()))?;
-    rustix::process::chroot(".").call(|| format!("chroot {}", of()))?;
-    rustix::process::chdir("/").call(|| format!("chdir {}", of()))
 }
 
 /// Mounts the binfmt_misc of the user namespace the process is in, attached nowhere yet. Every
@@ -188,41 +216,85 @@ fn refused_mount() -> String {
     )
 }
 
-/// Registers every handler, and notes those that were not there before.
-fn register<'a>(
-    instance: &Instance,
-    emulations: &'a [Emulation],
-    added: &mut Vec<&'a Handler>,
-) -> Result<()> {
-    for Emulation { emulator, handler } in emulations {
-        let path = &handler.interpreter;
-        let changed = || format!("{} is no longer the emulator that was checked", path.display());
-        ensure!(emulator.is_at(path)?, changed());
-        if instance.register(handler)? {
-            added.push(handler);
-        }
-        // The kernel looked the path up for itself, in between.
-        ensure!(emulator.is_at(path)?, changed());
-    }
-    Ok(())
-}
-
 /// Attaches the instance in the container, where its handlers live as long as that mount.
 ///
 /// Read-only: the container's root would otherwise need no capability to write it.
-fn attach(container: &Container) -> Result<()> {
-    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
     // A second mount of the same instance. Making the first one read-only would be EBUSY as long
     // as a writer of `register` is open.
-    let mount = mount(read_only, container)?;
-    let place = match &container.mount_point {
-        MountPoint::Proc(place) => place,
-        MountPoint::Dev(dev) => {
-            &make_directories(dev, &Path::new(VISIBLE_DIR).join(HIDDEN_INSTANCE))?
+    move_mount(&mount(READ_ONLY, container)?, place)
+        .call(|| format!("mount binfmt_misc in container {}", container.id))
+}
+
+/// Goes into a mount namespace of the hook's own, which begins as a copy of the container's and
+/// ends with the hook. Nobody else can reach it, so no path in it can be changed under the kernel
+/// while it looks an emulator up.
+fn leave_for_a_room_of_our_own() -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(std::io::Error::from)
+        .call(|| "unshare a mount namespace".into())?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).call(|| "make / private".into())
+}
+
+/// Registers again what would be hidden otherwise, the oldest first, so that the order stays. The
+/// root is still that of the container's mount namespace, which shows the host's whole tree.
+fn carry_over(instance: &Instance, plan: &Plan) -> Result<Applied> {
+    let mut applied = Applied::default();
+    let Some(visible) = &plan.visible else { return Ok(applied) };
+    if visible.device == instance.device()? {
+        return Ok(applied);
+    }
+    for entry in visible.entries.iter().rev() {
+        let ours = |e: &Emulation| OsStr::new(&e.handler.name()) == entry.name;
+        if plan.emulations.iter().any(ours) {
+            continue;
         }
-    };
-    move_mount(&mount, place).call(|| format!("mount binfmt_misc in container {}", container.id))
+        let name = entry.name.to_string_lossy().into_owned();
+        match instance.carry_over(entry) {
+            Ok(()) => applied.carried.push(name),
+            Err(error) => applied.lost.push(format!("{name}: {error:#}")),
+        }
+    }
+    Ok(applied)
+}
+
+/// Makes an empty file system our root, and attaches the emulators in it at the paths that their
+/// handlers are to have. So the kernel finds there, and pins with flag F, the very files that were
+/// checked, on mounts that are read-only and that no container can change.
+fn furnish(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
+    let call = |call: &str| format!("{call} a tmpfs for emulators");
+    let context =
+        rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
+    rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let room = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .call(|| call("fsmount"))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&room, "", CWD, "/", flags).call(|| call("move_mount"))?;
+    rustix::process::fchdir(&room).call(|| call("fchdir"))?;
+    rustix::process::chroot(".").call(|| call("chroot"))?;
+    emulators.iter().try_for_each(|(path, clone)| show(&room, path.strip_prefix("/")?, clone))
+}
+
+/// Registers every handler, or none where other containers rely on another emulator.
+fn register(instance: &Instance, plan: &Plan) -> Result<()> {
+    let handlers = || plan.emulations.iter().map(|emulation| &emulation.handler);
+    if plan.container.scope == Scope::Shared {
+        instance.ensure_on()?;
+        handlers().try_for_each(|handler| instance.ensure_free(handler))?;
+    }
+    handlers().try_for_each(|handler| instance.register(handler))
+}
+
+/// Keeps the instance, with what was carried over, in the engine's own mount namespace: what
+/// relies on those handlers must not lose them when this container ends.
+fn keep_alive(keep: &Keep, container: &Container) -> Result<()> {
+    let mount = mount(READ_ONLY, container)?;
+    rustix::thread::move_into_link_name_space(
+        keep.mount_namespace.as_fd(),
+        Some(LinkNameSpaceType::Mount),
+    )
+    .call(|| "setns back into the engine's mount namespace".into())?;
+    move_mount(&mount, &keep.place).call(|| "keep binfmt_misc mounted".into())
 }

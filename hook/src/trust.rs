@@ -46,17 +46,16 @@ impl Caller {
     }
 }
 
-/// Where an unknown owner is taken for the administrator: nobody else has files there.
-const SYSTEM_DIRECTORIES: [&str; 2] = ["usr", "etc"];
 /// As many symbolic links as the kernel follows on one path (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 
-/// Opens the regular file at the absolute `path` for reading.
+/// Opens the regular file at the absolute `path` for reading. Below the directories `system` of /
+/// an owner who is not in the caller's user namespace is taken for root.
 ///
 /// `Ok(None)` if there is none. Fails, naming what is wrong and the command that mends it, if
 /// somebody else could write the file, a directory or a link on its path, and if it is no file.
-pub fn open(path: &Path, caller: Caller) -> Result<Option<File>> {
-    let mut walk = Walk::start(path, caller)?;
+pub fn open(path: &Path, caller: Caller, system: &[&str]) -> Result<Option<File>> {
+    let mut walk = Walk::start(path, caller, system)?;
     while let Some(name) = walk.ahead.pop_front() {
         if !walk.step(name)? {
             return Ok(None);
@@ -76,6 +75,7 @@ pub fn open(path: &Path, caller: Caller) -> Result<Option<File>> {
 struct Walk<'a> {
     path: &'a Path,
     caller: Caller,
+    system: &'a [&'a str],
     /// What is still to be followed.
     ahead: VecDeque<OsString>,
     /// The directories from / to here, with their names.
@@ -88,29 +88,31 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn start(path: &'a Path, caller: Caller) -> Result<Self> {
+    fn start(path: &'a Path, caller: Caller, system: &'a [&'a str]) -> Result<Self> {
         ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty()).call(|| "open /".into())?;
         let ahead = components(path);
-        Ok(Self {
+        let stat = rustix::fs::fstat(&root).call(|| "stat /".into())?;
+        let mut walk = Self {
             path,
             caller,
+            system,
             ahead,
             behind: vec![(OsString::new(), root)],
             file: None,
             problem: None,
             links: 0,
-        })
+        };
+        walk.note(walk.check(&OsString::new(), &stat));
+        Ok(walk)
     }
 
     /// Follows one component. `false` if it does not exist.
     fn step(&mut self, name: OsString) -> Result<bool> {
-        ensure!(
-            self.file.is_none(),
-            "{} leads through a file; name a directory",
-            self.path.display()
-        );
+        if self.file.is_some() {
+            return Ok(false); // a file is no directory, so there is nothing below it
+        }
         if name == ".." {
             self.behind.truncate(self.behind.len().saturating_sub(1).max(1));
             return Ok(true);
@@ -134,6 +136,7 @@ impl<'a> Walk<'a> {
                 self.note(self.check_unknown_owner(&name, &stat));
                 self.file = Some(fd);
             }
+            _ if !self.ahead.is_empty() => return Ok(false),
             _ => bail!("{} is neither a file nor a directory", self.here(&name).display()),
         }
         Ok(true)
@@ -196,7 +199,7 @@ impl<'a> Walk<'a> {
     fn check_unknown_owner(&self, name: &OsString, stat: &Stat) -> Result<()> {
         let top = self.behind.get(1).and_then(|(name, _)| name.to_str()).unwrap_or_default();
         ensure!(
-            stat.st_uid == 0 || SYSTEM_DIRECTORIES.contains(&top),
+            stat.st_uid == 0 || self.system.contains(&top),
             "{} belongs to somebody else, who could replace it; use a file of your own, or one \
              below /usr",
             self.here(name).display()

@@ -43,8 +43,9 @@ fn is_inside() -> bool {
     let Some(path) = std::env::var_os(INSTANCE) else { return false };
     let instance = Instance::mounted_at(Path::new(&path));
     let targets = ["arm64", "s390x"].map(|name| arch::find(name).unwrap());
-    match inherit(instance.as_ref(), &targets) {
-        Ok(Decision::Inherited) => println!("\nverdict: served"),
+    let visible = instance.map(|instance| instance.visible().unwrap());
+    match inherit(visible.as_ref(), &targets) {
+        Ok(Decision::Inherited(_)) => println!("\nverdict: served"),
         Ok(other) => println!("\nverdict: {other:?}"),
         Err(error) => println!("\nverdict: {error:#}"),
     }

@@ -39,7 +39,11 @@ fn errors_name_file_line_and_key() {
             5,
             &["key \"emulator_directories\"", "absolute"],
         ),
-        ("{\"emulator_directories\": [\"/a:b\"]}", 1, &["key \"emulator_directories\"", "colon"]),
+        (
+            "{\"emulator_directories\": [\"/a\\nb\"]}",
+            1,
+            &["key \"emulator_directories\"", "control character"],
+        ),
         ("{\"emulator_directories\": [\"/a/../b\"]}", 1, &["'..'"]),
         ("{\"emulator_names\": [\"qemu\"]}", 1, &["key \"emulator_names\"", "{cpu}"]),
         ("{\"emulator_names\": [\"../{cpu}\"]}", 1, &["slash"]),
