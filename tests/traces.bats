@@ -59,6 +59,27 @@ changes() { # podman container
     cmp -s -n 4 /usr/bin/qemu-aarch64-static <(printf '\177ELF')
 }
 
+@test "a volume where the emulator would be shown gets nothing" {
+    mkdir -p "$RUN/empty"
+    chmod 777 "$RUN/empty"
+    run as_alice run --rm --userns=keep-id $annotated -v "$RUN/empty:/dev/.toolbx-arch" $arm uname -m
+    [ "$status" != 0 ]
+    logged 'decision="refused"'
+    grep -q "/dev/.toolbx-arch is for this hook alone" /run/log.records
+    [ -z "$(ls -A "$RUN/empty")" ]
+}
+
+@test "an emulator that somebody in the container owns is not shown, and cannot be changed" {
+    alice mkdir -p /home/alice/.config/toolbx-arch /home/alice/emulators
+    alice cp /usr/bin/qemu-aarch64-static /home/alice/emulators/
+    echo '{"emulator_directories": ["/home/alice/emulators"]}' |
+        alice tee /home/alice/.config/toolbx-arch/policy.json >/dev/null
+    run as_alice run --rm --privileged $annotated $arm sh -c 'ls -A /dev | grep toolbx; chmod 4777 /proc/self/exe; uname -m'
+    [[ "$output" == *"ead-only file system"*aarch64 ]] || fail "$output"
+    [ "$(stat -c %a /home/alice/emulators/qemu-aarch64-static)" = 755 ]
+    logged 'targets[0].interpreter="/home/alice/emulators/qemu-aarch64-static"'
+}
+
 @test "the image's own files are as before" {
     # After a start without the hook, since the engine itself leaves files there.
     local before

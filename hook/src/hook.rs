@@ -16,7 +16,7 @@ use crate::message;
 use crate::oci::{Bundle, State};
 use crate::policy::{Credentials, Policy};
 use crate::request::{self, Request};
-use crate::sandbox;
+use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
 use crate::trust::Caller;
 
@@ -34,6 +34,17 @@ pub struct Plan {
     pub visible: Option<Visible>,
     /// Where to keep the instance, so that what was registered again outlives this container.
     pub keep: Option<Keep>,
+}
+
+impl Plan {
+    /// Whether the handlers that are visible without us would do.
+    #[must_use]
+    pub fn is_served_without_us(&self) -> bool {
+        let visible = self.visible.as_ref();
+        self.emulations
+            .iter()
+            .all(|emulation| visible.is_some_and(|visible| visible.serves(emulation.handler.arch)))
+    }
 }
 
 /// One target, the emulator on the host, and the handler in the container.
@@ -90,9 +101,17 @@ fn serve(state: &State) -> Result<Option<Value>> {
     let decision = plan(state)?;
     let mut record = record(&decision);
     if let (Decision::Emulate(plan), Some(record)) = (&decision, &mut record) {
-        let applied = sandbox::apply(plan)?;
-        record["carried"] = applied.carried.into();
-        record["lost"] = applied.lost.into();
+        match sandbox::apply(plan)? {
+            Applied::Whole(carried) => {
+                record["carried"] = carried.over.into();
+                record["lost"] = carried.lost.into();
+            }
+            Applied::Inherited(why) => {
+                *record = json!({
+                    "decision": "inherited", "scope": plan.container.scope.name(), "why": why
+                });
+            }
+        }
     }
     Ok(record)
 }

@@ -24,7 +24,7 @@ use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Emulation, Plan};
 use crate::instance::{Instance, Keep};
 use crate::kernel;
-use crate::message::Call;
+use crate::message::{self, Call};
 use crate::scope::Scope;
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
@@ -35,12 +35,22 @@ const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// What [`apply`] did beyond the plan, for the log.
+/// What came of a plan.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was carried out.
+    Whole(Carried),
+    /// The kernel refuses the mount, with this message, and handlers that are visible without it
+    /// serve the container.
+    Inherited(String),
+}
+
+/// What became of the handlers that the mount would hide.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Handlers that were visible before, and are registered again.
-    pub carried: Vec<String>,
-    /// Handlers that were visible before, and are hidden now; with the reason.
+pub struct Carried {
+    /// These are registered again.
+    pub over: Vec<String>,
+    /// These are hidden now; with the reason.
     pub lost: Vec<String>,
 }
 
@@ -68,16 +78,22 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
             &make_directories(dev, path.strip_prefix("/dev")?)?
         }
     };
-    let instance = Instance::new(mount(MountAttrFlags::empty(), container)?)?;
+    let instance = match mount(MountAttrFlags::empty(), container) {
+        // An old kernel, or a filter; but what was visible before is visible still.
+        Err(refusal) if plan.is_served_without_us() => {
+            return Ok(Applied::Inherited(message::line(&refusal)));
+        }
+        instance => Instance::new(instance?)?,
+    };
     attach(container, place)?;
     leave_for_a_room_of_our_own()?;
-    let applied = carry_over(&instance, plan)?;
+    let carried = carry_over(&instance, plan)?;
     furnish(&registered)?;
     register(&instance, plan)?;
-    if let (Some(keep), false) = (&plan.keep, applied.carried.is_empty()) {
+    if let (Some(keep), false) = (&plan.keep, carried.over.is_empty()) {
         keep_alive(keep, container)?;
     }
-    Ok(applied)
+    Ok(Applied::Whole(carried))
 }
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
@@ -148,9 +164,7 @@ fn show(top: &OwnedFd, path: &Path, clone: &OwnedFd) -> Result<()> {
     let (directory, file) = path.parent().zip(path.file_name()).context("no file name")?;
     let directory = make_directories(top, directory)?;
     let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-    let place = step(&directory, file, create).call(|| call("create")).with_context(|| {
-        format!("{VISIBLE_DIR} is for this hook alone, and something else is in the container's")
-    })?;
+    let place = step(&directory, file, create).call(|| call("create")).with_context(taken)?;
     move_mount(clone, &place).call(|| call("move_mount"))
 }
 
@@ -166,8 +180,9 @@ fn make_directories(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).call(|| call("mkdir")),
         }
-        directory =
-            step(&directory, name, OFlags::PATH | OFlags::DIRECTORY).call(|| call("openat2"))?;
+        directory = step(&directory, name, OFlags::PATH | OFlags::DIRECTORY)
+            .call(|| call("openat2"))
+            .with_context(taken)?;
     }
     Ok(directory)
 }
@@ -176,6 +191,11 @@ fn make_directories(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
 fn move_mount(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", place, "", flags)
+}
+
+/// What to do where something is in our way.
+fn taken() -> String {
+    format!("{VISIBLE_DIR} is for this hook alone; put nothing there")
 }
 
 /// Opens `name` in `dir`, on the same mount and not through a link.
@@ -239,11 +259,11 @@ fn leave_for_a_room_of_our_own() -> Result<()> {
 
 /// Registers again what would be hidden otherwise, the oldest first, so that the order stays. The
 /// root is still that of the container's mount namespace, which shows the host's whole tree.
-fn carry_over(instance: &Instance, plan: &Plan) -> Result<Applied> {
-    let mut applied = Applied::default();
-    let Some(visible) = &plan.visible else { return Ok(applied) };
+fn carry_over(instance: &Instance, plan: &Plan) -> Result<Carried> {
+    let mut carried = Carried::default();
+    let Some(visible) = &plan.visible else { return Ok(carried) };
     if visible.device == instance.device()? {
-        return Ok(applied);
+        return Ok(carried);
     }
     for entry in visible.entries.iter().rev() {
         let ours = |e: &Emulation| OsStr::new(&e.handler.name()) == entry.name;
@@ -252,11 +272,11 @@ fn carry_over(instance: &Instance, plan: &Plan) -> Result<Applied> {
         }
         let name = entry.name.to_string_lossy().into_owned();
         match instance.carry_over(entry) {
-            Ok(()) => applied.carried.push(name),
-            Err(error) => applied.lost.push(format!("{name}: {error:#}")),
+            Ok(()) => carried.over.push(name),
+            Err(error) => carried.lost.push(format!("{name}: {error:#}")),
         }
     }
-    Ok(applied)
+    Ok(carried)
 }
 
 /// Makes an empty file system our root, and attaches the emulators in it at the paths that their

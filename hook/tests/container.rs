@@ -397,6 +397,27 @@ fn the_emulators_file_cannot_be_changed_through_proc() {
 }
 
 #[test]
+fn a_volume_or_a_link_on_the_way_gets_nothing() {
+    for (rootfs, part) in [
+        ("mkdir dev/.toolbx-arch /mnt/v; mount --bind /mnt/v dev/.toolbx-arch", "EXDEV"),
+        ("mkdir /mnt/v; ln -s /mnt/v dev/.toolbx-arch", "ELOOP"),
+        ("mkfifo dev/.toolbx-arch", "ENOTDIR"),
+    ] {
+        // With a shared /proc the instance would go there.
+        let case = Case {
+            rootfs: format!("mount --make-rshared proc; {rootfs}").leak(),
+            then: "find /mnt/v -mindepth 1 2>/dev/null; grep ' - binfmt_misc ' /proc/self/mountinfo",
+            ..Case::asking("arm64")
+        };
+        let outcome = case.run();
+        assert_eq!((outcome.status, outcome.then.as_str()), (1, ""), "{rootfs}");
+        for part in [part, "is for this hook alone"] {
+            assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_shared_proc_gets_no_mount() {
     let then = "find /mnt/rootfs/proc/sys/fs/binfmt_misc -mindepth 1
         ls /mnt/rootfs/dev/.toolbx-arch/binfmt_misc; chroot /mnt/rootfs /exit42; echo $?";
