@@ -26,11 +26,13 @@ pub struct Arch {
     pub aliases: &'static [&'static str],
     /// What the first bytes of the target's programs look like.
     pub pattern: Pattern,
+    /// Hosts of the same family may run the target's programs themselves.
+    pub family: &'static str,
     /// Whether a host other than the target itself runs it without help.
     compat: Compat,
 }
 
-/// What must hold for another host than the target itself to run the target's programs.
+/// What must hold for another host of the same family to run the target's programs.
 ///
 /// "Same family" is not "runs natively": where the kernel cannot be asked, the answer is no, and
 /// the program is emulated, slower but right.
@@ -167,6 +169,7 @@ const fn arch(name: &'static str, class: Class, data: Data, machine: u16) -> Arc
         oci: None,
         aliases: &[],
         pattern: Pattern::elf(class, data, machine),
+        family: name,
         compat: Compat::Never,
     }
 }
@@ -193,12 +196,14 @@ pub static ARCHES: [Arch; 34] = [
         emulator: "i386",
         pattern: ident_loose(Pattern::elf(Elf32, Lsb, 6)),
         compat: Compat::Ia32,
+        family: "i386",
         ..arch("i486", Elf32, Lsb, 6)
     },
     Arch {
         oci: Some("amd64"),
         aliases: &["x86-64", "amd64/v1", "amd64/v2", "amd64/v3", "amd64/v4"],
         pattern: ident_loose(Pattern::elf(Elf64, Lsb, 62)),
+        family: "i386",
         ..arch("x86_64", Elf64, Lsb, 62)
     },
     Arch {
@@ -216,15 +221,21 @@ pub static ARCHES: [Arch; 34] = [
     },
     Arch { oci: Some("armbe"), aliases: &["armv7b"], ..arch("armeb", Elf32, Msb, 40) },
     Arch { oci: Some("sparc"), ..arch("sparc", Elf32, Msb, 2) },
-    arch("sparc32plus", Elf32, Msb, 18),
-    Arch { oci: Some("sparc64"), ..arch("sparc64", Elf64, Msb, 43) },
+    Arch { family: "sparc", ..arch("sparc32plus", Elf32, Msb, 18) },
+    Arch { oci: Some("sparc64"), family: "sparc", ..arch("sparc64", Elf64, Msb, 43) },
     Arch { oci: Some("ppc"), aliases: &["powerpc"], ..arch("ppc", Elf32, Msb, 20) },
-    Arch { oci: Some("ppc64"), aliases: &["powerpc64"], ..arch("ppc64", Elf64, Msb, 21) },
+    Arch {
+        oci: Some("ppc64"),
+        aliases: &["powerpc64"],
+        family: "ppc",
+        ..arch("ppc64", Elf64, Msb, 21)
+    },
     Arch {
         oci: Some("ppc64le"),
         aliases: &["ppc64el", "powerpc64le"],
         // The high byte of e_machine is ignored, as published; 0x15 alone is this machine.
         pattern: Pattern::elf(Elf64, Lsb, 21).with_mask(elf::E_MACHINE + 1, 0),
+        family: "ppcle",
         ..arch("ppc64le", Elf64, Lsb, 21)
     },
     Arch {
@@ -232,29 +243,32 @@ pub static ARCHES: [Arch; 34] = [
         ..arch("m68k", Elf32, Msb, 4)
     },
     Arch { oci: Some("mips"), ..mips("mips", Msb, false) },
-    Arch { oci: Some("mipsle"), ..mips("mipsel", Lsb, false) },
-    Arch { oci: Some("mips64p32"), ..mips("mipsn32", Msb, true) },
-    Arch { oci: Some("mips64p32le"), ..mips("mipsn32el", Lsb, true) },
+    Arch { oci: Some("mipsle"), family: "mips", ..mips("mipsel", Lsb, false) },
+    Arch { oci: Some("mips64p32"), family: "mips", ..mips("mipsn32", Msb, true) },
+    Arch { oci: Some("mips64p32le"), family: "mips", ..mips("mipsn32el", Lsb, true) },
     Arch {
         oci: Some("mips64"),
         // EI_ABIVERSION is ignored: MIPS toolchains count ABI extensions in it.
         pattern: Pattern::elf(Elf64, Msb, 8).with_mask(e_ident::ABIVERSION, 0),
+        family: "mips",
         ..arch("mips64", Elf64, Msb, 8)
     },
     Arch {
         oci: Some("mips64le"),
         pattern: Pattern::elf(Elf64, Lsb, 8).with_mask(e_ident::ABIVERSION, 0),
+        family: "mips",
         ..arch("mips64el", Elf64, Lsb, 8)
     },
     arch("sh4", Elf32, Lsb, 42),
-    arch("sh4eb", Elf32, Msb, 42),
+    Arch { family: "sh4", ..arch("sh4eb", Elf32, Msb, 42) },
     Arch { oci: Some("s390x"), ..arch("s390x", Elf64, Msb, 22) },
     Arch {
         oci: Some("arm64"),
         aliases: &["arm64/v8", "arm64v8"],
+        family: "arm",
         ..arch("aarch64", Elf64, Lsb, 183)
     },
-    Arch { oci: Some("arm64be"), ..arch("aarch64_be", Elf64, Msb, 183) },
+    Arch { oci: Some("arm64be"), family: "armeb", ..arch("aarch64_be", Elf64, Msb, 183) },
     Arch { aliases: &["parisc"], ..arch("hppa", Elf32, Msb, 15) },
     arch("riscv32", Elf32, Lsb, 243),
     Arch { oci: Some("riscv64"), ..arch("riscv64", Elf64, Lsb, 243) },
@@ -273,6 +287,7 @@ pub static ARCHES: [Arch; 34] = [
         pattern: Pattern::elf(Elf64, Lsb, 258)
             .with_mask(e_ident::OSABI, 0xfc)
             .with_mask(e_ident::ABIVERSION, 0),
+        family: "loongarch",
         ..arch("loongarch64", Elf64, Lsb, 258)
     },
 ];
@@ -287,11 +302,12 @@ impl Arch {
     #[must_use]
     pub fn is_native(&self) -> bool {
         self == host()
-            || match self.compat {
-                Compat::Never => false,
-                Compat::Ia32 => host().name == "x86_64" && kernel_runs_ia32(Path::new("/proc")),
-                Compat::Aarch32 => host().name == "aarch64" && kernel_runs_aarch32(),
-            }
+            || self.family == host().family
+                && match self.compat {
+                    Compat::Never => false,
+                    Compat::Ia32 => kernel_runs_ia32(Path::new("/proc")),
+                    Compat::Aarch32 => kernel_runs_aarch32(),
+                }
     }
 }
 

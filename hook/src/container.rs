@@ -109,6 +109,11 @@ impl Process {
         Ok(Self { pid, dir, pidfd })
     }
 
+    /// Whether it is in the user namespace that the hook is in.
+    pub fn is_in_our_user_namespace(&self) -> Result<bool> {
+        Ok(self.namespace("user")? == Self::own()?.namespace("user")?)
+    }
+
     /// Fails if the process has ended: then what was opened may be another's.
     fn ensure_alive(&self) -> Result<()> {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
@@ -159,8 +164,7 @@ impl Container {
         let mounts = process.read("mountinfo")?;
         let emulator_place = emulator_place(&rootfs, bundle, policy, &mounts);
         let mount_point = open_mount_point(&rootfs, &state.id, &mounts, &emulator_place)?;
-        let enters_user_namespace =
-            process.namespace("user")? != Process::own()?.namespace("user")?;
+        let enters_user_namespace = !process.is_in_our_user_namespace()?;
         let maps_our_root = !enters_user_namespace || maps_uid(&process.read("uid_map")?, 0);
         process.ensure_alive()?;
         Ok(Self {

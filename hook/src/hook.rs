@@ -147,9 +147,10 @@ pub fn plan(state: &State) -> Result<Decision> {
     if scope == Scope::Host {
         return inherit(visible.as_ref(), &targets);
     }
-    // A container that shares its handlers takes what is there, if it may.
+    // A container that shares our handlers takes what is there, if it may.
+    let shares_ours = scope == Scope::Shared && process.is_in_our_user_namespace()?;
     let is_served = |arch: &Arch| {
-        scope == Scope::Shared
+        shares_ours
             && policy.emulator_sha256.get(arch.name).is_none()
             && visible.as_ref().is_some_and(|visible| visible.serves(arch))
     };
@@ -162,10 +163,7 @@ pub fn plan(state: &State) -> Result<Decision> {
         .into_iter()
         .map(|arch| emulation(arch, &container, &policy, caller))
         .collect::<Result<_>>()?;
-    let keep = match (scope, container.enters_user_namespace) {
-        (Scope::Shared, false) => Keep::at(Path::new(HOST_INSTANCE)),
-        _ => None,
-    };
+    let keep = shares_ours.then(|| Keep::at(Path::new(HOST_INSTANCE))).flatten();
     Ok(Decision::Emulate(Box::new(Plan { container, emulations, visible, keep })))
 }
 

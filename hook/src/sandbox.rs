@@ -64,7 +64,7 @@ pub struct Carried {
 pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
     let shown = clones(plan)?;
-    let registered = clones(plan)?;
+    let pinned = clones(plan)?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
         for (path, clone) in shown.iter().filter(|(path, _)| path.starts_with(VISIBLE_DIR)) {
@@ -88,12 +88,13 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     attach(container, place)?;
     leave_for_a_room_of_our_own()?;
     let carried = carry_over(&instance, plan)?;
-    furnish(&registered)?;
-    register(&instance, plan)?;
+    furnish(&pinned)?;
+    let registered = register(&instance, plan);
+    // Even if that failed: the mount has hidden the others' handlers.
     if let (Some(keep), false) = (&plan.keep, carried.over.is_empty()) {
         keep_alive(keep, container)?;
     }
-    Ok(Applied::Whole(carried))
+    registered.map(|()| Applied::Whole(carried))
 }
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,

@@ -4,8 +4,9 @@
 //! Each test runs in user and mount namespaces of its own, in which a tmpfs holds everything.
 //! `/mnt/emulators` is the only directory that the policy there names.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
@@ -262,6 +263,38 @@ fn bad_states_are_refused() {
     ] {
         // The last one is the shell that starts the hook: a process, but no container.
         Case { state, ..Case::asking("arm64") }.is_refused(part);
+    }
+}
+
+/// Feeds the hook what no container is needed for; returns its error.
+fn fed(state: &[u8]) -> String {
+    let mut hook = Command::new(HOOK)
+        .arg("create-runtime")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It reads to the end, so this does not fail even if it refuses.
+    hook.stdin.take().unwrap().write_all(state).unwrap();
+    let output = hook.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.len() < 400 && error.lines().count() == 1, "{error}");
+    error
+}
+
+#[test]
+fn huge_and_odd_states_are_refused() {
+    let asking = |arch: &str| json!({"pid": 1, "annotations": {"toolbx.arch": arch}}).to_string();
+    for (state, part) in [
+        (" ".repeat(50 * 1024 * 1024), "larger than 8 MiB"),
+        (asking("arm64\0"), "unknown architecture \"arm64\\0\""),
+        (asking(&"x".repeat(1024 * 1024)), "unknown architecture \"xxxxxxxx"),
+        (asking(&",".repeat(4 * 1024 * 1024)), "names more than 34 architectures"),
+        (asking(&"arm64 ".repeat(40)), "names more than 34 architectures"),
+    ] {
+        let error = fed(state.as_bytes());
+        assert!(error.contains(part), "{error}");
     }
 }
 

@@ -46,6 +46,7 @@ fn table_is_what_qemu_publishes() {
     for (arch, row) in ARCHES.iter().zip(&rows) {
         assert_eq!(arch.name, row[0]);
         let (magic, mask) = (unhex(row[6]), unhex(row[7]));
+        assert_eq!(arch.family, row[4], "family of {}", arch.name);
         if arch.name == "microblaze" {
             // Published with e_type in the wrong byte order; the reason stands in the table.
             assert_eq!((&magic[16..18], &mask[16..18]), (&[2, 0][..], &[0xfe, 0xff][..]));
