@@ -156,12 +156,6 @@ impl fmt::Debug for Pattern {
     }
 }
 
-/// The pattern of x86 and alpha programs: `EI_DATA` and `EI_VERSION` without their lowest bit, as
-/// published. The kernel's own ELF loader looks at neither byte.
-const fn ident_loose(pattern: Pattern) -> Pattern {
-    pattern.with_mask(e_ident::DATA, 0xfe).with_mask(e_ident::VERSION, 0xfe)
-}
-
 const fn arch(name: &'static str, class: Class, data: Data, machine: u16) -> Arch {
     Arch {
         name,
@@ -174,9 +168,25 @@ const fn arch(name: &'static str, class: Class, data: Data, machine: u16) -> Arc
     }
 }
 
+/// The beginnings of rows that differ from the usual pattern.
+impl Arch {
+    /// Only the bits of `mask` count at `offset`.
+    const fn with_mask(mut self, offset: usize, mask: u8) -> Self {
+        self.pattern = self.pattern.with_mask(offset, mask);
+        self
+    }
+
+    /// `EI_DATA` and `EI_VERSION` without their lowest bit, as published for x86 and alpha. The
+    /// kernel's own ELF loader looks at neither byte.
+    const fn with_loose_ident(self) -> Self {
+        self.with_mask(e_ident::DATA, 0xfe).with_mask(e_ident::VERSION, 0xfe)
+    }
+}
+
 const fn mips(name: &'static str, data: Data, n32: bool) -> Arch {
-    let row = arch(name, Class::Elf32, data, 8);
-    Arch { pattern: row.pattern.with_mips_abi(data, n32), ..row }
+    let mut row = arch(name, Class::Elf32, data, 8);
+    row.pattern = row.pattern.with_mips_abi(data, n32);
+    row
 }
 
 use Class::{Elf32, Elf64};
@@ -187,29 +197,23 @@ pub static ARCHES: [Arch; 34] = [
     Arch {
         oci: Some("386"),
         aliases: &["x86", "i586", "i686"],
-        pattern: ident_loose(Pattern::elf(Elf32, Lsb, 3)),
         compat: Compat::Ia32,
-        ..arch("i386", Elf32, Lsb, 3)
+        ..arch("i386", Elf32, Lsb, 3).with_loose_ident()
     },
     Arch {
         // EM_486 (6) is obsolete, but Linux and QEMU still take such a file for an i386 one.
         emulator: "i386",
-        pattern: ident_loose(Pattern::elf(Elf32, Lsb, 6)),
         compat: Compat::Ia32,
         family: "i386",
-        ..arch("i486", Elf32, Lsb, 6)
+        ..arch("i486", Elf32, Lsb, 6).with_loose_ident()
     },
     Arch {
         oci: Some("amd64"),
         aliases: &["x86-64", "amd64/v1", "amd64/v2", "amd64/v3", "amd64/v4"],
-        pattern: ident_loose(Pattern::elf(Elf64, Lsb, 62)),
         family: "i386",
-        ..arch("x86_64", Elf64, Lsb, 62)
+        ..arch("x86_64", Elf64, Lsb, 62).with_loose_ident()
     },
-    Arch {
-        pattern: ident_loose(Pattern::elf(Elf64, Lsb, 0x9026)),
-        ..arch("alpha", Elf64, Lsb, 0x9026)
-    },
+    arch("alpha", Elf64, Lsb, 0x9026).with_loose_ident(),
     Arch {
         oci: Some("arm"),
         aliases: &[
@@ -233,31 +237,25 @@ pub static ARCHES: [Arch; 34] = [
     Arch {
         oci: Some("ppc64le"),
         aliases: &["ppc64el", "powerpc64le"],
-        // The high byte of e_machine is ignored, as published; 0x15 alone is this machine.
-        pattern: Pattern::elf(Elf64, Lsb, 21).with_mask(elf::E_MACHINE + 1, 0),
         family: "ppcle",
-        ..arch("ppc64le", Elf64, Lsb, 21)
+        // The high byte of e_machine is ignored, as published; 0x15 alone is this machine.
+        ..arch("ppc64le", Elf64, Lsb, 21).with_mask(elf::E_MACHINE + 1, 0)
     },
-    Arch {
-        pattern: Pattern::elf(Elf32, Msb, 4).with_mask(e_ident::VERSION, 0xfe),
-        ..arch("m68k", Elf32, Msb, 4)
-    },
+    arch("m68k", Elf32, Msb, 4).with_mask(e_ident::VERSION, 0xfe),
     Arch { oci: Some("mips"), ..mips("mips", Msb, false) },
     Arch { oci: Some("mipsle"), family: "mips", ..mips("mipsel", Lsb, false) },
     Arch { oci: Some("mips64p32"), family: "mips", ..mips("mipsn32", Msb, true) },
     Arch { oci: Some("mips64p32le"), family: "mips", ..mips("mipsn32el", Lsb, true) },
     Arch {
         oci: Some("mips64"),
-        // EI_ABIVERSION is ignored: MIPS toolchains count ABI extensions in it.
-        pattern: Pattern::elf(Elf64, Msb, 8).with_mask(e_ident::ABIVERSION, 0),
         family: "mips",
-        ..arch("mips64", Elf64, Msb, 8)
+        // EI_ABIVERSION is ignored: MIPS toolchains count ABI extensions in it.
+        ..arch("mips64", Elf64, Msb, 8).with_mask(e_ident::ABIVERSION, 0)
     },
     Arch {
         oci: Some("mips64le"),
-        pattern: Pattern::elf(Elf64, Lsb, 8).with_mask(e_ident::ABIVERSION, 0),
         family: "mips",
-        ..arch("mips64el", Elf64, Lsb, 8)
+        ..arch("mips64el", Elf64, Lsb, 8).with_mask(e_ident::ABIVERSION, 0)
     },
     arch("sh4", Elf32, Lsb, 42),
     Arch { family: "sh4", ..arch("sh4eb", Elf32, Msb, 42) },
@@ -282,13 +280,11 @@ pub static ARCHES: [Arch; 34] = [
     arch("hexagon", Elf32, Lsb, 164),
     Arch {
         oci: Some("loong64"),
-        // EI_OSABI 0 to 3 (the two low bits are ignored); any EI_ABIVERSION: it tells soft from
-        // hard float in early toolchains.
-        pattern: Pattern::elf(Elf64, Lsb, 258)
-            .with_mask(e_ident::OSABI, 0xfc)
-            .with_mask(e_ident::ABIVERSION, 0),
         family: "loongarch",
+        // EI_OSABI 0 to 3 (the two low bits are ignored) and any EI_ABIVERSION, as published.
         ..arch("loongarch64", Elf64, Lsb, 258)
+            .with_mask(e_ident::OSABI, 0xfc)
+            .with_mask(e_ident::ABIVERSION, 0)
     },
 ];
 
