@@ -70,11 +70,11 @@ demo: deps build
 	@tests/images --small
 	tests/lab tests/demo
 
-check: deps images build
+check: deps build images
 	$(CARGO) test --locked
 	tests/lab tests/engines
 
-images:
+images: build
 	tests/images
 	test -e target/images/debian-arm64.tar || tests/lab tests/debian
 

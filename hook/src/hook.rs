@@ -10,7 +10,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Handler, visible_path};
 use crate::container::{Container, EmulatorPlace, Process};
 use crate::emulator::{self, Emulator};
-use crate::instance::{Instance, Keep, Visible};
+use crate::instance::{HOST_INSTANCE, Instance, Keep, Visible};
 use crate::log::{Log, Severity};
 use crate::message;
 use crate::oci::{Bundle, State};
@@ -19,9 +19,6 @@ use crate::request::{self, Request};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
 use crate::trust::Caller;
-
-/// The instance of the mount namespace that the hook runs in.
-const HOST_INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 
 /// What is to be done to a container. Made by [`plan`], which changes nothing.
 #[derive(Debug)]

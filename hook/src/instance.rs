@@ -17,6 +17,8 @@ use crate::binfmt::{Entry, Handler, serving};
 use crate::container::{BINFMTFS_MAGIC, is_shared};
 use crate::message::Call;
 
+/// Where the instance of a mount namespace is mounted.
+pub const HOST_INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 /// Files of an instance that are not entries.
 const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
 /// More than anybody needs; keeps the hook's time and memory bounded.

@@ -22,7 +22,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, ThreadNam
 use crate::binfmt::VISIBLE_DIR;
 use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Emulation, Plan};
-use crate::instance::{Instance, Keep};
+use crate::instance::{HOST_INSTANCE, Instance, Keep};
 use crate::kernel;
 use crate::message::{self, Call};
 use crate::scope::Scope;
@@ -92,7 +92,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     let registered = register(&instance, plan);
     // Even if that failed: the mount has hidden the others' handlers.
     if let (Some(keep), false) = (&plan.keep, carried.over.is_empty()) {
-        keep_alive(keep, container)?;
+        keep_alive(keep, &instance, container)?;
     }
     registered.map(|()| Applied::Whole(carried))
 }
@@ -310,12 +310,18 @@ fn register(instance: &Instance, plan: &Plan) -> Result<()> {
 
 /// Keeps the instance, with what was carried over, in the engine's own mount namespace: what
 /// relies on those handlers must not lose them when this container ends.
-fn keep_alive(keep: &Keep, container: &Container) -> Result<()> {
+fn keep_alive(keep: &Keep, instance: &Instance, container: &Container) -> Result<()> {
     let mount = mount(READ_ONLY, container)?;
+    let device = instance.device()?;
     rustix::thread::move_into_link_name_space(
         keep.mount_namespace.as_fd(),
         Some(LinkNameSpaceType::Mount),
     )
     .call(|| "setns back into the engine's mount namespace".into())?;
+    // A container that started at the same time may have been faster; mounts would pile up.
+    let there = Instance::mounted_at(Path::new(HOST_INSTANCE));
+    if there.is_some_and(|there| there.device().is_ok_and(|there| there == device)) {
+        return Ok(());
+    }
     move_mount(&mount, &keep.place).call(|| "keep binfmt_misc mounted".into())
 }
