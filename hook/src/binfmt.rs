@@ -28,6 +28,9 @@ pub struct Handler {
     pub interpreter: PathBuf,
     /// Flag C: a set-user-ID program's rights count for the emulated program.
     pub credentials: bool,
+    /// Whether the policy pins the emulator's content: then one that is registered already, from
+    /// who knows which file, does not do.
+    pub pinned: bool,
 }
 
 impl Handler {
@@ -103,45 +106,41 @@ pub enum Match {
 }
 
 impl Entry {
-    /// Understands the text of an entry's file. `None` if it is no entry as this project knows it.
+    /// Understands the text of an entry's file: the lines that the kernel writes, in its order, and
+    /// nothing else. `None` otherwise; the interpreter's path may hold newlines that forge lines.
     #[must_use]
     pub fn parse(name: &OsStr, text: &[u8]) -> Option<Self> {
-        let mut enabled = None;
-        let mut interpreter = None;
-        let mut flags = String::new();
-        let (mut offset, mut magic, mut mask, mut extension) = (0, None, None, None);
-        for line in text.split(|byte| *byte == b'\n') {
-            let (key, value) =
-                line.split_at(line.iter().position(|b| *b == b' ').unwrap_or(line.len()));
-            let value = value.strip_prefix(b" ").unwrap_or(value);
-            match key {
-                b"enabled" => enabled = Some(true),
-                b"disabled" => enabled = Some(false),
-                b"interpreter" => interpreter = Some(PathBuf::from(OsStr::from_bytes(value))),
-                b"flags:" => flags = String::from_utf8(value.to_vec()).ok()?,
-                b"offset" => offset = std::str::from_utf8(value).ok()?.parse().ok()?,
-                b"magic" => magic = Some(unhex(value)?),
-                b"mask" => mask = Some(unhex(value)?),
-                b"extension" => {
-                    let value = value.strip_prefix(b".").unwrap_or(value);
-                    extension = Some(OsString::from_vec(value.to_vec()));
-                }
-                _ => {}
-            }
-        }
-        let matches = match (magic, extension) {
-            (Some(magic), None) => {
-                let mask = mask.unwrap_or_else(|| vec![0xff; magic.len()]);
-                Match::Magic { offset, magic, mask }
-            }
-            (None, Some(extension)) => Match::Extension(extension),
+        let mut lines = text.strip_suffix(b"\n")?.split(|byte| *byte == b'\n');
+        let enabled = match lines.next()? {
+            b"enabled" => true,
+            b"disabled" => false,
             _ => return None,
         };
+        let interpreter = lines.next()?.strip_prefix(b"interpreter ")?;
+        let flags = lines.next()?.strip_prefix(b"flags: ")?;
+        let first = lines.next()?;
+        let matches = if let Some(extension) = first.strip_prefix(b"extension .") {
+            Match::Extension(OsString::from_vec(extension.to_vec()))
+        } else {
+            let offset = std::str::from_utf8(first.strip_prefix(b"offset ")?).ok()?.parse().ok()?;
+            let magic = unhex(lines.next()?.strip_prefix(b"magic ")?)?;
+            let mask = match lines.next() {
+                Some(line) => unhex(line.strip_prefix(b"mask ")?)?,
+                None => vec![0xff; magic.len()],
+            };
+            if magic.is_empty() || mask.len() != magic.len() {
+                return None;
+            }
+            Match::Magic { offset, magic, mask }
+        };
+        if lines.next().is_some() {
+            return None;
+        }
         Some(Self {
             name: name.to_owned(),
-            enabled: enabled?,
-            interpreter: interpreter?,
-            flags,
+            enabled,
+            interpreter: PathBuf::from(OsStr::from_bytes(interpreter)),
+            flags: String::from_utf8(flags.to_vec()).ok()?,
             matches,
         })
     }
@@ -184,11 +183,10 @@ impl Entry {
         Self { flags: self.flags.replace('C', ""), ..self.clone() }
     }
 
-    /// This entry with the emulator's path on the host, if it is one of ours and says where the
-    /// emulator is in a container.
+    /// Where its emulator is on the host: our own entries may say where it is in a container.
     #[must_use]
-    pub fn with_host_path(&self) -> Self {
-        Self { interpreter: host_path(&self.interpreter), ..self.clone() }
+    pub fn host_path(&self) -> PathBuf {
+        host_path(&self.interpreter)
     }
 
     /// Whether the kernel would use this entry, if enabled, for programs of `arch`.
@@ -250,7 +248,12 @@ mod tests {
     use crate::arch::find;
 
     fn handler(path: &str) -> Handler {
-        Handler { arch: find("arm64").unwrap(), interpreter: path.into(), credentials: true }
+        Handler {
+            arch: find("arm64").unwrap(),
+            interpreter: path.into(),
+            credentials: true,
+            pinned: false,
+        }
     }
 
     #[test]
@@ -295,8 +298,8 @@ mod tests {
     #[test]
     fn our_own_entries_lead_to_the_host() {
         let entry = handler("/dev/.toolbx-arch/usr/bin/q").entry();
-        assert_eq!(entry.with_host_path().interpreter, Path::new("/usr/bin/q"));
-        assert_eq!(handler("/usr/bin/q").entry().with_host_path(), handler("/usr/bin/q").entry());
+        assert_eq!(entry.host_path(), Path::new("/usr/bin/q"));
+        assert_eq!(handler("/usr/bin/q").entry().host_path(), Path::new("/usr/bin/q"));
     }
 
     /// As Linux 6.18 prints them.
@@ -331,7 +334,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_entry() {
-        for text in ["", "enabled\n", "enabled\ninterpreter /x\nflags: \n", "enabled\nmagic 7\n"] {
+        for text in [
+            "",
+            "enabled\n",
+            "enabled\ninterpreter /x\nflags: \n",
+            "enabled\nmagic 7\n",
+            "enabled\ninterpreter /x\nflags: \noffset 0\nmagic \n",
+            "enabled\ninterpreter /x\nflags: \noffset 0\nmagic 7f45\nmask ff\n",
+            // An interpreter's path with newlines in it.
+            "enabled\ninterpreter /x\nmask \nflags: F\noffset 0\nmagic 7f45\n",
+            "enabled\ninterpreter /x\nflags: F\nextension .x\nflags: F\noffset 0\nmagic 7f\n",
+        ] {
             assert_eq!(Entry::parse("e".as_ref(), text.as_bytes()), None, "{text:?}");
         }
     }

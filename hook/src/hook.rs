@@ -1,13 +1,14 @@
 //! The hook itself: reads and decides ([`plan`]), then does ([`run`]), and says what it did.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Component, Path};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::arch::Arch;
-use crate::binfmt::{Handler, visible_path};
+use crate::arch::{self, Arch};
+use crate::binfmt::{Entry, Handler, visible_path};
 use crate::container::{Container, EmulatorPlace, Process};
 use crate::emulator::{self, Emulator};
 use crate::instance::{HOST_INSTANCE, Instance, Keep, Visible};
@@ -18,7 +19,7 @@ use crate::policy::{Credentials, Policy};
 use crate::request::{self, Request};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
-use crate::trust::Caller;
+use crate::trust::{self, Caller};
 
 /// What is to be done to a container. Made by [`plan`], which changes nothing.
 #[derive(Debug)]
@@ -27,8 +28,12 @@ pub struct Plan {
     pub container: Container,
     /// What is to be registered; at least one.
     pub emulations: Vec<Emulation>,
-    /// What the container has without us, and would lose by the mount: to be registered again.
+    /// What the container has without us.
     pub visible: Option<Visible>,
+    /// Of that, what is to be registered again, since the mount would hide it.
+    pub carries: Vec<Carry>,
+    /// Of that, what cannot be; with the reason.
+    pub lost: Vec<String>,
     /// Where to keep the instance, so that what was registered again outlives this container.
     pub keep: Option<Keep>,
 }
@@ -42,6 +47,15 @@ impl Plan {
             .iter()
             .all(|emulation| visible.is_some_and(|visible| visible.serves(emulation.handler.arch)))
     }
+}
+
+/// A handler to be registered again, the emulator that it is to hold already open.
+#[derive(Debug)]
+pub struct Carry {
+    /// What is to be registered.
+    pub entry: Entry,
+    /// The file on the host; none without flag F, where the kernel looks it up at exec.
+    pub file: Option<File>,
 }
 
 /// One target, the emulator on the host, and the handler in the container.
@@ -100,8 +114,8 @@ fn serve(state: &State) -> Result<Option<Value>> {
     if let (Decision::Emulate(plan), Some(record)) = (&decision, &mut record) {
         match sandbox::apply(plan)? {
             Applied::Whole(carried) => {
-                record["carried"] = carried.over.into();
-                record["lost"] = carried.lost.into();
+                record["carried"] = message::list(&carried.over);
+                record["lost"] = message::list(&carried.lost);
             }
             Applied::Inherited(why) => {
                 *record = json!({
@@ -138,12 +152,12 @@ pub fn plan(state: &State) -> Result<Decision> {
     let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
     let process = Process::open(state)?;
     let scope = process.scope(&bundle)?;
-    let visible = Instance::mounted_at(Path::new(HOST_INSTANCE))
-        .map(|instance| instance.visible())
-        .transpose()?;
+    let visible = Instance::mounted_at(Path::new(HOST_INSTANCE)).map(|instance| instance.visible());
     if scope == Scope::Host {
-        return inherit(visible.as_ref(), &targets);
+        return inherit(visible.transpose()?.as_ref(), &targets);
     }
+    // What cannot be read cannot be relied on, but the container can do without it.
+    let visible = visible.and_then(Result::ok);
     // A container that shares our handlers takes what is there, if it may.
     let shares_ours = scope == Scope::Shared && process.is_in_our_user_namespace()?;
     let is_served = |arch: &Arch| {
@@ -159,9 +173,10 @@ pub fn plan(state: &State) -> Result<Decision> {
     let emulations = missing
         .into_iter()
         .map(|arch| emulation(arch, &container, &policy, caller))
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<_>>>()?;
+    let (carries, lost) = carries(visible.as_ref(), &emulations, caller);
     let keep = shares_ours.then(|| Keep::at(Path::new(HOST_INSTANCE))).flatten();
-    Ok(Decision::Emulate(Box::new(Plan { container, emulations, visible, keep })))
+    Ok(Decision::Emulate(Box::new(Plan { container, emulations, visible, carries, lost, keep })))
 }
 
 fn find_bundle(state: &State) -> Result<Bundle> {
@@ -184,7 +199,50 @@ fn emulation(
     };
     let credentials =
         container.scope == Scope::Private && policy.credentials == Credentials::Private;
-    Ok(Emulation { emulator, handler: Handler { arch, interpreter, credentials } })
+    let pinned = policy.emulator_sha256.get(arch.name).is_some();
+    Ok(Emulation { emulator, handler: Handler { arch, interpreter, credentials, pinned } })
+}
+
+/// What of the visible handlers is to be registered again, the newest first, and what cannot be.
+///
+/// Left out without a word: what our own handlers are for.
+fn carries(
+    visible: Option<&Visible>,
+    emulations: &[Emulation],
+    caller: Caller,
+) -> (Vec<Carry>, Vec<String>) {
+    let (mut carries, mut lost) = (Vec::new(), Vec::new());
+    for entry in visible.iter().flat_map(|visible| &visible.entries) {
+        if emulations.iter().any(|emulation| entry.serves(emulation.handler.arch)) {
+            continue;
+        }
+        match carry(entry, caller) {
+            Ok(carry) => carries.push(carry),
+            Err(error) => lost.push(format!("{}: {error:#}", entry.name.display())),
+        }
+    }
+    (carries, lost)
+}
+
+/// Opens what `entry` is to hold, as strictly as any emulator. Anybody in a shared namespace may
+/// have registered it.
+fn carry(entry: &Entry, caller: Caller) -> Result<Carry> {
+    ensure!(!entry.serves(arch::host()), "it is for the host's own programs");
+    if !entry.works_in_containers() {
+        return Ok(Carry { entry: entry.clone(), file: None });
+    }
+    let plain = |component| matches!(component, Component::RootDir | Component::Normal(_));
+    let path = entry.host_path();
+    ensure!(
+        path.is_absolute() && entry.interpreter.components().all(plain),
+        "{} is not a plain absolute path",
+        entry.interpreter.display()
+    );
+    let file = trust::open(&path, caller, &["usr"])?;
+    Ok(Carry {
+        entry: entry.clone(),
+        file: Some(file.with_context(|| format!("no {} here", path.display()))?),
+    })
 }
 
 /// Scope host: the machine's instance is never written, so its handlers must do.

@@ -33,13 +33,15 @@ pub struct Visible {
     pub device: u64,
     /// The handlers, the newest first.
     pub entries: Vec<Entry>,
+    /// Whether there are others, which cannot be understood: then nothing is to be relied on.
+    pub obscure: bool,
 }
 
 impl Visible {
     /// Whether programs of `arch` run in containers too.
     #[must_use]
     pub fn serves(&self, arch: &Arch) -> bool {
-        serving(&self.entries, arch).is_some_and(Entry::works_in_containers)
+        !self.obscure && serving(&self.entries, arch).is_some_and(Entry::works_in_containers)
     }
 }
 
@@ -95,25 +97,34 @@ impl Instance {
         Self::new(rustix::fs::open(path, flags, Mode::empty()).ok()?).ok()
     }
 
-    /// Its entries, the newest, which the kernel tries first, at the front. Those that vanish
-    /// meanwhile, and those this project cannot understand, are left out.
-    pub fn entries(&self) -> Result<Vec<Entry>> {
+    /// Its entries, the newest, which the kernel tries first, at the front; and whether there are
+    /// some that cannot be understood.
+    fn read(&self) -> Result<(Vec<Entry>, bool)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty())
             .call(|| "open binfmt_misc".into())?;
-        let mut entries = Vec::new();
+        let (mut entries, mut obscure) = (Vec::new(), false);
         for file in Dir::new(dir).call(|| "read binfmt_misc".into())? {
             let file = file.call(|| "read binfmt_misc".into())?;
             let name = OsStr::from_bytes(file.file_name().to_bytes());
-            if !CONTROL_FILES.iter().any(|control| name == *control) {
-                entries.extend(self.entry(name)?);
-                ensure!(
-                    entries.len() <= ENTRIES_MAX,
-                    "binfmt_misc has more than {ENTRIES_MAX} handlers; remove what is not needed"
-                );
+            if CONTROL_FILES.iter().any(|control| name == *control) {
+                continue;
             }
+            match self.entry(name)? {
+                Some(entry) => entries.push(entry),
+                None => obscure = true,
+            }
+            ensure!(
+                entries.len() <= ENTRIES_MAX,
+                "binfmt_misc has more than {ENTRIES_MAX} handlers; remove what is not needed"
+            );
         }
-        Ok(entries)
+        Ok((entries, obscure))
+    }
+
+    /// Its entries, as far as they can be understood, the newest first.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        Ok(self.read()?.0)
     }
 
     /// The entry `name`, if there is one.
@@ -140,8 +151,8 @@ impl Instance {
 
     /// All that there is to know of it. Nothing, if it is switched off.
     pub fn visible(&self) -> Result<Visible> {
-        let entries = if self.is_on()? { self.entries()? } else { Vec::new() };
-        Ok(Visible { device: self.device()?, entries })
+        let (entries, obscure) = if self.is_on()? { self.read()? } else { (Vec::new(), false) };
+        Ok(Visible { device: self.device()?, entries, obscure })
     }
 
     /// Which instance it is: all mounts of one have the same device number.
@@ -189,17 +200,8 @@ impl Instance {
     }
 
     /// Registers again what another instance had, unless something of that name is here already.
-    /// The emulator's path is looked up by the kernel, from the root that the process has.
     pub fn carry_over(&self, entry: &Entry) -> Result<()> {
-        let entry = entry.without_credentials();
-        let written = match self.write(OsStr::new("register"), &entry.line()?) {
-            // In a container our emulators have another path than on the host.
-            Err(Errno::NOENT) => {
-                self.write(OsStr::new("register"), &entry.with_host_path().line()?)
-            }
-            written => written,
-        };
-        match written {
+        match self.write(OsStr::new("register"), &entry.without_credentials().line()?) {
             Err(Errno::EXIST) => return Ok(()),
             written => written.call(|| format!("register {}", entry.interpreter.display()))?,
         }
@@ -212,6 +214,18 @@ impl Instance {
     /// Makes sure that the entry `name` is what `handler` asks for, and takes part at exec.
     fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
         match self.entry(OsStr::new(name))? {
+            Some(entry) if entry.is_like(handler) && handler.pinned => {
+                // It may hold another file of that path.
+                let line = handler.entry().line()?;
+                match self
+                    .write(OsStr::new(name), b"-1")
+                    .and_then(|()| self.write(OsStr::new("register"), &line))
+                {
+                    // Another hook did the same.
+                    Err(Errno::NOENT | Errno::EXIST) => Ok(()),
+                    written => written.call(|| format!("replace binfmt_misc/{name}")),
+                }
+            }
             Some(entry) if entry.is_like(handler) && entry.enabled => Ok(()),
             Some(entry) if entry.is_like(handler) => {
                 self.write(OsStr::new(name), b"1").call(|| format!("enable binfmt_misc/{name}"))

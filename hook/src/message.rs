@@ -38,17 +38,32 @@ pub fn shown(text: &str) -> String {
     format!("\"{}{dots}\"", cut.escape_debug())
 }
 
-/// An error as one line that a terminal can be shown: what control characters a container managed
-/// to get into it are escaped, and it is cut after 2,000 characters.
+/// An error as one line, of 2,000 bytes at most.
 #[must_use]
 pub fn line(error: &anyhow::Error) -> String {
-    const MAX: usize = 2000;
+    plain(&format!("{error:#}"), 2000)
+}
+
+/// Names or reasons for the log: each a line of 200 bytes at most, and not more than fit into a
+/// datagram.
+#[must_use]
+pub fn list(lines: &[String]) -> serde_json::Value {
+    lines.iter().take(64).map(|line| plain(line, 200)).collect()
+}
+
+/// Text with everything escaped that would be more than text to a terminal, and cut.
+fn plain(text: &str, max: usize) -> String {
     let mut line = String::new();
-    for c in format!("{error:#}").chars().take(MAX) {
+    for c in text.chars() {
         // Format characters can turn the direction of text, or hide it.
-        let plain = !c.is_control()
-            && !matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}'..='\u{200f}');
-        if plain { line.push(c) } else { line.extend(c.escape_unicode()) }
+        let is_format = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+        let escaped: String =
+            if c.is_control() || is_format { c.escape_unicode().collect() } else { c.into() };
+        if line.len() + escaped.len() > max {
+            break;
+        }
+        line += &escaped;
     }
     line
 }

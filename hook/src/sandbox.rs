@@ -19,9 +19,10 @@ use rustix::mount::{
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, ThreadNameSpaceType};
 
-use crate::binfmt::VISIBLE_DIR;
+use crate::arch::{ARCHES, Arch};
+use crate::binfmt::{Entry, VISIBLE_DIR, serving};
 use crate::container::{Container, EmulatorPlace, MountPoint};
-use crate::hook::{Emulation, Plan};
+use crate::hook::{Carry, Emulation, Plan};
 use crate::instance::{HOST_INSTANCE, Instance, Keep};
 use crate::kernel;
 use crate::message::{self, Call};
@@ -56,8 +57,8 @@ pub struct Carried {
 
 /// Does what `plan` says.
 ///
-/// Whatever can be found wrong is found before the instance is mounted, since that alone hides the
-/// handlers of the namespaces above. If it fails all the same, what it mounted is in the
+/// What can be found wrong from outside is found before the instance is mounted, since that alone
+/// hides the handlers of the namespaces above. If it fails all the same, what it mounted is in the
 /// container's mount namespace, which the runtime destroys with a container whose hook failed;
 /// handlers end with the last mount of their instance, and those in a shared one are what any
 /// other container would have registered.
@@ -67,8 +68,10 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     let pinned = clones(plan)?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
-        for (path, clone) in shown.iter().filter(|(path, _)| path.starts_with(VISIBLE_DIR)) {
-            show(dev, path.strip_prefix("/dev")?, clone)?;
+        for (path, clone) in shown {
+            if path.starts_with(VISIBLE_DIR) {
+                show(dev, path.strip_prefix("/dev")?, &clone)?;
+            }
         }
     }
     let place = match &container.mount_point {
@@ -85,30 +88,39 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         }
         instance => Instance::new(instance?)?,
     };
+    let others = examine(&instance, plan)?;
     attach(container, place)?;
-    leave_for_a_room_of_our_own()?;
-    let carried = carry_over(&instance, plan)?;
-    furnish(&pinned)?;
-    let registered = register(&instance, plan);
+    furnish_a_room_of_our_own(&pinned)?;
+    let carried = carry_over(&instance, &others, plan)?;
+    let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     // Even if that failed: the mount has hidden the others' handlers.
-    if let (Some(keep), false) = (&plan.keep, carried.over.is_empty()) {
-        keep_alive(keep, &instance, container)?;
-    }
-    registered.map(|()| Applied::Whole(carried))
+    let kept = match &plan.keep {
+        Some(keep) if !carried.over.is_empty() => keep_alive(keep, &instance, container),
+        _ => Ok(()),
+    };
+    registered.and(kept).map(|()| Applied::Whole(carried))
 }
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
 /// private and attached nowhere. Made on the host's side, from the descriptor that was checked.
 fn clones(plan: &Plan) -> Result<BTreeMap<&Path, OwnedFd>> {
+    let ours = plan
+        .emulations
+        .iter()
+        .map(|Emulation { emulator, handler }| (handler.interpreter.as_path(), &emulator.file));
+    let others = plan
+        .carries
+        .iter()
+        .filter_map(|Carry { entry, file }| Some((entry.interpreter.as_path(), file.as_ref()?)));
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     let mut clones = BTreeMap::new();
-    for Emulation { emulator, handler } in &plan.emulations {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
-        let clone = rustix::mount::open_tree(&emulator.file, "", flags)
-            .call(|| format!("open_tree {}", emulator.path.display()))?;
-        kernel::make_inert(&clone).call(|| format!("mount_setattr {}", emulator.path.display()))?;
-        clones.insert(handler.interpreter.as_path(), clone);
+    for (path, file) in others.chain(ours) {
+        let clone = rustix::mount::open_tree(file, "", flags)
+            .call(|| format!("open_tree {}", path.display()))?;
+        kernel::make_inert(&clone).call(|| format!("mount_setattr {}", path.display()))?;
+        clones.insert(path, clone);
     }
     Ok(clones)
 }
@@ -117,8 +129,7 @@ fn clones(plan: &Plan) -> Result<BTreeMap<&Path, OwnedFd>> {
 /// rest does not need.
 fn enter(container: &Container) -> Result<()> {
     // From here on nobody in the container may trace us, or get a core of us into its files.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .call(|| "prctl PR_SET_DUMPABLE".into())?;
+    forbid_tracing()?;
     let mut namespaces = ThreadNameSpaceType::MOUNT;
     if container.enters_user_namespace {
         // EINVAL for the one the process is in already.
@@ -128,6 +139,7 @@ fn enter(container: &Container) -> Result<()> {
         .call(|| format!("setns into container {}", container.id))?;
     if container.enters_user_namespace {
         become_root()?;
+        forbid_tracing()?; // the change of ids put it back to the machine's default
     }
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT;
     rustix::thread::set_capabilities(
@@ -140,6 +152,11 @@ fn enter(container: &Container) -> Result<()> {
     )
     .call(|| "capset".into())?;
     rustix::thread::set_no_new_privs(true).call(|| "prctl PR_SET_NO_NEW_PRIVS".into())
+}
+
+fn forbid_tracing() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .call(|| "prctl PR_SET_DUMPABLE".into())
 }
 
 /// Takes uid and gid 0 of the user namespace: after entering it the process has the overflow ids,
@@ -247,44 +264,30 @@ fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
         .call(|| format!("mount binfmt_misc in container {}", container.id))
 }
 
-/// Goes into a mount namespace of the hook's own, which begins as a copy of the container's and
-/// ends with the hook. Nobody else can reach it, so no path in it can be changed under the kernel
-/// while it looks an emulator up.
-fn leave_for_a_room_of_our_own() -> Result<()> {
+/// What others have in the instance already. Fails, before anything is added, where that is in our
+/// way.
+fn examine(instance: &Instance, plan: &Plan) -> Result<Vec<Entry>> {
+    if plan.container.scope == Scope::Shared {
+        instance.ensure_on()?;
+        for Emulation { handler, .. } in &plan.emulations {
+            instance.ensure_free(handler)?;
+        }
+    }
+    instance.entries()
+}
+
+/// Goes into a mount namespace of the hook's own, which ends with it, and makes an empty file system
+/// the root there. The emulators are attached in it at the paths that their handlers are to have.
+///
+/// So the kernel finds, and pins with flag F, the very files that were checked, on mounts that are
+/// read-only and that no container can reach; and nobody can change a path under it meanwhile.
+fn furnish_a_room_of_our_own(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
+    let call = |call: &str| format!("{call} a tmpfs for emulators");
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(std::io::Error::from)
         .call(|| "unshare a mount namespace".into())?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).call(|| "make / private".into())
-}
-
-/// Registers again what would be hidden otherwise, the oldest first, so that the order stays. The
-/// root is still that of the container's mount namespace, which shows the host's whole tree.
-fn carry_over(instance: &Instance, plan: &Plan) -> Result<Carried> {
-    let mut carried = Carried::default();
-    let Some(visible) = &plan.visible else { return Ok(carried) };
-    if visible.device == instance.device()? {
-        return Ok(carried);
-    }
-    for entry in visible.entries.iter().rev() {
-        let ours = |e: &Emulation| OsStr::new(&e.handler.name()) == entry.name;
-        if plan.emulations.iter().any(ours) {
-            continue;
-        }
-        let name = entry.name.to_string_lossy().into_owned();
-        match instance.carry_over(entry) {
-            Ok(()) => carried.over.push(name),
-            Err(error) => carried.lost.push(format!("{name}: {error:#}")),
-        }
-    }
-    Ok(carried)
-}
-
-/// Makes an empty file system our root, and attaches the emulators in it at the paths that their
-/// handlers are to have. So the kernel finds there, and pins with flag F, the very files that were
-/// checked, on mounts that are read-only and that no container can change.
-fn furnish(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
-    let call = |call: &str| format!("{call} a tmpfs for emulators");
+    rustix::mount::mount_change("/", private).call(|| "make / private".into())?;
     let context =
         rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
     rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
@@ -298,14 +301,29 @@ fn furnish(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
     emulators.iter().try_for_each(|(path, clone)| show(&room, path.strip_prefix("/")?, clone))
 }
 
-/// Registers every handler, or none where other containers rely on another emulator.
-fn register(instance: &Instance, plan: &Plan) -> Result<()> {
-    let handlers = || plan.emulations.iter().map(|emulation| &emulation.handler);
-    if plan.container.scope == Scope::Shared {
-        instance.ensure_on()?;
-        handlers().try_for_each(|handler| instance.ensure_free(handler))?;
+/// Registers again what would be hidden otherwise, the oldest first, so that the order stays.
+///
+/// Not where the instance is the visible one, and never in front of what `others` have there for
+/// the same programs.
+fn carry_over(instance: &Instance, others: &[Entry], plan: &Plan) -> Result<Carried> {
+    let mut carried = Carried::default();
+    let device = instance.device()?;
+    if plan.visible.as_ref().is_none_or(|visible| visible.device == device) {
+        return Ok(carried);
     }
-    handlers().try_for_each(|handler| instance.register(handler))
+    carried.lost.clone_from(&plan.lost);
+    for Carry { entry, .. } in plan.carries.iter().rev() {
+        let there = |arch: &Arch| entry.serves(arch) && serving(others, arch).is_some();
+        if others.iter().all(|other| other.name != entry.name) && ARCHES.iter().any(there) {
+            continue;
+        }
+        let name = entry.name.to_string_lossy().into_owned();
+        match instance.carry_over(entry) {
+            Ok(()) => carried.over.push(name),
+            Err(error) => carried.lost.push(format!("{name}: {error:#}")),
+        }
+    }
+    Ok(carried)
 }
 
 /// Keeps the instance, with what was carried over, in the engine's own mount namespace: what
