@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -64,14 +65,12 @@ pub struct Carried {
 /// other container would have registered.
 pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
-    let shown = clones(plan)?;
-    let pinned = clones(plan)?;
+    let shown = clones(ours(plan).filter(|(path, _)| path.starts_with(VISIBLE_DIR)))?;
+    let pinned = clones(others(plan).chain(ours(plan)))?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
-        for (path, clone) in shown {
-            if path.starts_with(VISIBLE_DIR) {
-                show(dev, path.strip_prefix("/dev")?, &clone)?;
-            }
+        for (path, clone) in &shown {
+            show(dev, path.strip_prefix("/dev")?, clone)?;
         }
     }
     let place = match &container.mount_point {
@@ -88,10 +87,10 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         }
         instance => Instance::new(instance?)?,
     };
-    let others = examine(&instance, plan)?;
+    let there = examine(&instance, plan)?;
     attach(container, place)?;
     furnish_a_room_of_our_own(&pinned)?;
-    let carried = carry_over(&instance, &others, plan)?;
+    let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     // Even if that failed: the mount has hidden the others' handlers.
     let kept = match &plan.keep {
@@ -103,26 +102,32 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
 /// private and attached nowhere. Made on the host's side, from the descriptor that was checked.
-fn clones(plan: &Plan) -> Result<BTreeMap<&Path, OwnedFd>> {
-    let ours = plan
-        .emulations
-        .iter()
-        .map(|Emulation { emulator, handler }| (handler.interpreter.as_path(), &emulator.file));
-    let others = plan
-        .carries
-        .iter()
-        .filter_map(|Carry { entry, file }| Some((entry.interpreter.as_path(), file.as_ref()?)));
+fn clones<'a>(
+    files: impl Iterator<Item = (&'a Path, &'a File)>,
+) -> Result<BTreeMap<&'a Path, OwnedFd>> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let mut clones = BTreeMap::new();
-    for (path, file) in others.chain(ours) {
-        let clone = rustix::mount::open_tree(file, "", flags)
-            .call(|| format!("open_tree {}", path.display()))?;
-        kernel::make_inert(&clone).call(|| format!("mount_setattr {}", path.display()))?;
-        clones.insert(path, clone);
-    }
-    Ok(clones)
+    files
+        .map(|(path, file)| {
+            let clone = rustix::mount::open_tree(file, "", flags)
+                .call(|| format!("open_tree {}", path.display()))?;
+            kernel::make_inert(&clone).call(|| format!("mount_setattr {}", path.display()))?;
+            Ok((path, clone))
+        })
+        .collect()
+}
+
+/// The emulators of our own handlers.
+fn ours(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
+    plan.emulations.iter().map(|e| (e.handler.interpreter.as_path(), &e.emulator.file))
+}
+
+/// The emulators of the handlers that are registered again.
+fn others(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
+    plan.carries
+        .iter()
+        .filter_map(|Carry { entry, file }| Some((entry.interpreter.as_path(), file.as_ref()?)))
 }
 
 /// Enters the container's user and mount namespaces as their root, with no right left that the
@@ -303,9 +308,9 @@ fn furnish_a_room_of_our_own(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()>
 
 /// Registers again what would be hidden otherwise, the oldest first, so that the order stays.
 ///
-/// Not where the instance is the visible one, and never in front of what `others` have there for
-/// the same programs.
-fn carry_over(instance: &Instance, others: &[Entry], plan: &Plan) -> Result<Carried> {
+/// Not where the instance is the visible one, and never in front of what is `there` for the same
+/// programs.
+fn carry_over(instance: &Instance, there: &[Entry], plan: &Plan) -> Result<Carried> {
     let mut carried = Carried::default();
     let device = instance.device()?;
     if plan.visible.as_ref().is_none_or(|visible| visible.device == device) {
@@ -313,8 +318,8 @@ fn carry_over(instance: &Instance, others: &[Entry], plan: &Plan) -> Result<Carr
     }
     carried.lost.clone_from(&plan.lost);
     for Carry { entry, .. } in plan.carries.iter().rev() {
-        let there = |arch: &Arch| entry.serves(arch) && serving(others, arch).is_some();
-        if others.iter().all(|other| other.name != entry.name) && ARCHES.iter().any(there) {
+        let taken = |arch: &Arch| entry.serves(arch) && serving(there, arch).is_some();
+        if there.iter().all(|other| other.name != entry.name) && ARCHES.iter().any(taken) {
             continue;
         }
         let name = entry.name.to_string_lossy().into_owned();
