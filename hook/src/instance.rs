@@ -160,19 +160,6 @@ impl Instance {
         Ok(rustix::fs::fstat(&self.dir).call(|| "fstat binfmt_misc".into())?.st_dev)
     }
 
-    /// Fails where other containers rely on another emulator for the programs of `handler`: the
-    /// kernel prefers what is registered last, so ours would take them away. Fails too where the
-    /// name is taken.
-    pub fn ensure_free(&self, handler: &Handler) -> Result<()> {
-        let entries = self.entries()?;
-        let relied_on = serving(&entries, handler.arch).filter(|entry| entry.works_in_containers());
-        let namesake = entries.iter().find(|entry| entry.name == *handler.name());
-        match relied_on.into_iter().chain(namesake).find(|entry| !entry.is_like(handler)) {
-            Some(other) => Err(conflict(handler, other)),
-            None => Ok(()),
-        }
-    }
-
     /// Fails if the whole instance is switched off.
     pub fn ensure_on(&self) -> Result<()> {
         ensure!(
@@ -214,24 +201,25 @@ impl Instance {
     /// Makes sure that the entry `name` is what `handler` asks for, and takes part at exec.
     fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
         match self.entry(OsStr::new(name))? {
-            Some(entry) if entry.is_like(handler) && handler.pinned => {
-                // It may hold another file of that path.
-                let line = handler.entry().line()?;
-                match self
-                    .write(OsStr::new(name), b"-1")
-                    .and_then(|()| self.write(OsStr::new("register"), &line))
-                {
-                    // Another hook did the same.
-                    Err(Errno::NOENT | Errno::EXIST) => Ok(()),
-                    written => written.call(|| format!("replace binfmt_misc/{name}")),
-                }
-            }
+            // It may hold another file of that path.
+            Some(entry) if entry.is_like(handler) && handler.pinned => self.replace(name, handler),
             Some(entry) if entry.is_like(handler) && entry.enabled => Ok(()),
             Some(entry) if entry.is_like(handler) => {
                 self.write(OsStr::new(name), b"1").call(|| format!("enable binfmt_misc/{name}"))
             }
             Some(entry) => Err(conflict(handler, &entry)),
             None => bail!("binfmt_misc/{name} cannot be understood, and is not ours"),
+        }
+    }
+
+    /// Registers `handler` anew, in place of the entry `name`.
+    fn replace(&self, name: &str, handler: &Handler) -> Result<()> {
+        let line = handler.entry().line()?;
+        let removed = self.write(OsStr::new(name), b"-1");
+        match removed.and_then(|()| self.write(OsStr::new("register"), &line)) {
+            // Another hook did the same.
+            Err(Errno::NOENT | Errno::EXIST) => Ok(()),
+            written => written.call(|| format!("replace binfmt_misc/{name}")),
         }
     }
 
@@ -246,6 +234,18 @@ impl Instance {
         file.write(text)
             .map(|_| ())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+/// Fails where other containers rely on another of the `entries` for the programs of `handler`: the
+/// kernel prefers what is registered last, so ours would take them away. Fails too where the name
+/// is taken.
+pub fn ensure_free(entries: &[Entry], handler: &Handler) -> Result<()> {
+    let relied_on = serving(entries, handler.arch).filter(|entry| entry.works_in_containers());
+    let namesake = entries.iter().find(|entry| entry.name == *handler.name());
+    match relied_on.into_iter().chain(namesake).find(|entry| !entry.is_like(handler)) {
+        Some(other) => Err(conflict(handler, other)),
+        None => Ok(()),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Entry, VISIBLE_DIR, serving};
 use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Carry, Emulation, Plan};
-use crate::instance::{HOST_INSTANCE, Instance, Keep};
+use crate::instance::{HOST_INSTANCE, Instance, Keep, ensure_free};
 use crate::kernel;
 use crate::message::{self, Call};
 use crate::scope::Scope;
@@ -272,13 +272,14 @@ fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
 /// What others have in the instance already. Fails, before anything is added, where that is in our
 /// way.
 fn examine(instance: &Instance, plan: &Plan) -> Result<Vec<Entry>> {
+    let entries = instance.entries()?;
     if plan.container.scope == Scope::Shared {
         instance.ensure_on()?;
         for Emulation { handler, .. } in &plan.emulations {
-            instance.ensure_free(handler)?;
+            ensure_free(&entries, handler)?;
         }
     }
-    instance.entries()
+    Ok(entries)
 }
 
 /// Goes into a mount namespace of the hook's own, which ends with it, and makes an empty file system
