@@ -18,6 +18,8 @@ MAN = target/man/toolbx-arch-hook.8 target/man/toolbx-arch-policy.5
 LIBEXEC = $(DESTDIR)/usr/libexec/oci/hooks.d
 DROP_INS = $(DESTDIR)/usr/share/containers/oci/hooks.d
 DATA = $(DESTDIR)/usr/share/toolbx-arch
+# Not where engines look by themselves: only Podman knows the stage that is asked for there.
+PODMAN_DROP_INS = $(DATA)/podman-hooks.d
 MANDIR = $(DESTDIR)$(PREFIX)/share/man
 DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/toolbx-arch
 
@@ -57,6 +59,8 @@ install:
 	install -D -m 644 policies/strict.json $(DOCDIR)/policies/strict.json
 	install -D -m 644 target/man/toolbx-arch-hook.8 $(MANDIR)/man8/toolbx-arch-hook.8
 	install -D -m 644 target/man/toolbx-arch-policy.5 $(MANDIR)/man5/toolbx-arch-policy.5
+	install -D -m 644 podman-hooks.d/50-toolbx-arch-userns.json \
+		$(PODMAN_DROP_INS)/50-toolbx-arch-userns.json
 	install -D -m 644 hooks.d/50-toolbx-arch.json $(DROP_INS)/50-toolbx-arch.json
 
 uninstall:

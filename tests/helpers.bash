@@ -66,7 +66,7 @@ setup() {
 
 # Takes away what a test put into the laboratory's files.
 tidy() {
-    rm -rf "$RUN/hooks" /etc/toolbx-arch /home/alice/.config/toolbx-arch /home/alice/emulators \
+    rm -rf "$RUN/hooks" /etc/toolbx-arch /etc/containers/containers.conf.d /home/alice/.config/toolbx-arch /home/alice/emulators \
         /usr/local/bin/qemu-*
     umount --lazy /proc/sys/fs/binfmt_misc 2>/dev/null || true
 }

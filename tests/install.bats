@@ -14,6 +14,7 @@ source=$BATS_TEST_DIRNAME/..
 644 usr/share/doc/toolbx-arch/policies/strict.json
 644 usr/share/man/man5/toolbx-arch-policy.5
 644 usr/share/man/man8/toolbx-arch-hook.8
+644 usr/share/toolbx-arch/podman-hooks.d/50-toolbx-arch-userns.json
 644 usr/share/toolbx-arch/policy.json
 644 usr/share/toolbx-arch/policy.schema.json
 755 usr/libexec/oci/hooks.d/toolbx-arch-hook
@@ -34,6 +35,7 @@ EOF
 @test "the drop-in's pattern takes our annotations and no others" {
     local pattern key
     pattern=$(jq -r '.when.annotations | keys[0]' "$source/hooks.d/50-toolbx-arch.json")
+    diff <(jq '.when' "$source"/hooks.d/*.json) <(jq '.when' "$source"/podman-hooks.d/*.json)
     for key in toolbx.arch toolbox-arch toolbx.arch.cpu; do
         grep -qE "$pattern" <<<"$key" || fail "$key"
     done

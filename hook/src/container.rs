@@ -2,10 +2,12 @@
 //! its first program has not been executed. Everything is opened here, once, through
 //! `/proc/PID/root` and without entering; nothing is changed.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -112,6 +114,11 @@ impl Process {
     /// Whether it is in the user namespace that the hook is in.
     pub fn is_in_our_user_namespace(&self) -> Result<bool> {
         Ok(self.namespace("user")? == Self::own()?.namespace("user")?)
+    }
+
+    /// Whether it is in the network namespace that the hook is in.
+    pub fn is_in_our_network_namespace(&self) -> Result<bool> {
+        Ok(self.namespace("net")? == Self::own()?.namespace("net")?)
     }
 
     /// Fails if the process has ended: then what was opened may be another's.
@@ -320,6 +327,28 @@ pub fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
     Ok(Mount::find(mountinfo, mount_id(fd)?)?.shared)
 }
 
+/// The mount points of a process, by its mountinfo, in the order in which they were mounted.
+#[must_use]
+pub fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
+    mountinfo.lines().filter_map(|line| Some(unescaped(line.split(' ').nth(4)?))).collect()
+}
+
+/// A path as mountinfo writes it: blanks and backslashes are octal there (`seq_path` in the kernel).
+fn unescaped(path: &str) -> PathBuf {
+    let mut parts = path.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(&part.as_bytes()[3..]);
+            }
+            None => bytes.extend(part.as_bytes()),
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
 /// A line of mountinfo (see `proc_pid_mountinfo`(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Mount<'a> {
@@ -371,6 +400,15 @@ broken
         assert_eq!(Mount::find(mountinfo, 24).unwrap().root, "/a");
         assert_eq!(Mount::find(mountinfo, 25).unwrap().device, 0xfe18);
         assert!(Mount::find(mountinfo, 2).is_err());
+    }
+
+    #[test]
+    fn knows_mount_points() {
+        let mountinfo = "\
+22 1 0:21 / /sys rw - sysfs sysfs rw
+23 22 0:22 / /sys/a\\040b\\134c rw shared:1 - tmpfs x rw
+";
+        assert_eq!(mount_points(mountinfo), ["/sys", "/sys/a b\\c"].map(PathBuf::from));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The hook itself: reads and decides ([`plan`]), then does ([`run`]), and says what it did.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path};
 use std::time::Instant;
@@ -14,8 +15,9 @@ use crate::emulator::{self, Emulator};
 use crate::instance::{HOST_INSTANCE, Instance, Keep, Visible};
 use crate::log::{Log, Severity};
 use crate::message;
-use crate::oci::{Bundle, State};
-use crate::policy::{Credentials, Policy};
+use crate::oci::{self, Bundle, State};
+use crate::policy::{Credentials, Policy, Userns};
+use crate::precreate::Prepared;
 use crate::request::{self, Request};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
@@ -36,6 +38,8 @@ pub struct Plan {
     pub lost: Vec<String>,
     /// Where to keep the instance, so that what was registered again outlives this container.
     pub keep: Option<Keep>,
+    /// What is to be set in the container's network, which belongs to our user namespace.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -65,6 +69,8 @@ pub struct Emulation {
     pub emulator: Emulator,
     /// What is to be registered.
     pub handler: Handler,
+    /// Why the emulator's file is not shown in the container, if it is not.
+    pub not_shown: Option<&'static str>,
 }
 
 /// What was decided for a container.
@@ -82,17 +88,18 @@ pub enum Decision {
     Emulate(Box<Plan>),
 }
 
-/// Runs the hook for the container whose state arrives on standard input.
+/// Runs the hook for the container whose state arrives on standard input, and for which the stage
+/// `precreate` has `prepared` this.
 ///
 /// Leaves one record in the log, unless the container asked for nothing. Fails where the container
 /// asked for something that it cannot have.
-pub fn run() -> Result<()> {
+pub fn run(prepared: &Prepared) -> Result<()> {
     let start = Instant::now();
     let log = Log::connect();
     let mut id = Value::Null;
     let served = State::read(std::io::stdin().lock()).and_then(|state| {
         id = state.id.as_str().into();
-        serve(&state)
+        serve(&state, prepared)
     });
     let (severity, mut record) = match &served {
         Ok(None) => return Ok(()),
@@ -108,8 +115,8 @@ pub fn run() -> Result<()> {
 }
 
 /// Plans and applies. Returns the record for the log, if there is anything to tell.
-fn serve(state: &State) -> Result<Option<Value>> {
-    let decision = plan(state)?;
+fn serve(state: &State, prepared: &Prepared) -> Result<Option<Value>> {
+    let decision = plan(state, prepared)?;
     let mut record = record(&decision);
     if let (Decision::Emulate(plan), Some(record)) = (&decision, &mut record) {
         match sandbox::apply(plan)? {
@@ -128,16 +135,8 @@ fn serve(state: &State) -> Result<Option<Value>> {
 }
 
 /// Decides what is to be done for the container of `state`. Reads only.
-pub fn plan(state: &State) -> Result<Decision> {
-    let bundle = match state.annotations {
-        Some(_) => None,
-        None => Some(find_bundle(state)?),
-    };
-    let annotations = match &bundle {
-        None => state.annotations.clone(),
-        Some(bundle) => bundle.config.annotations.clone(),
-    }
-    .unwrap_or_default();
+pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
+    let (annotations, bundle) = annotations(state)?;
     if annotations.is_empty() {
         return Ok(Decision::NotAsked);
     }
@@ -152,7 +151,15 @@ pub fn plan(state: &State) -> Result<Decision> {
     let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
     let process = Process::open(state)?;
     let scope = process.scope(&bundle)?;
-    let visible = Instance::mounted_at(Path::new(HOST_INSTANCE)).map(|instance| instance.visible());
+    let insists_on_private = request::userns(&annotations, &policy)? == Some(Userns::Private);
+    ensure!(
+        scope == Scope::Private || !insists_on_private,
+        "annotation toolbx.arch.userns=private: the container has no user namespace of its own; \
+         let Podman give it one, see PLAIN SUDO PODMAN RUN in toolbx-arch-hook(8), or run it with \
+         --userns=auto or --userns=keep-id"
+    );
+    ensure_network(state, prepared, &process, insists_on_private)?;
+    let visible = visible();
     if scope == Scope::Host {
         return inherit(visible.transpose()?.as_ref(), &targets);
     }
@@ -176,12 +183,67 @@ pub fn plan(state: &State) -> Result<Decision> {
         .collect::<Result<Vec<_>>>()?;
     let (carries, lost) = carries(visible.as_ref(), &emulations, caller);
     let keep = shares_ours.then(|| Keep::at(Path::new(HOST_INSTANCE))).flatten();
-    Ok(Decision::Emulate(Box::new(Plan { container, emulations, visible, carries, lost, keep })))
+    let sysctls = prepared.sysctls.clone();
+    Ok(Decision::Emulate(Box::new(Plan {
+        container,
+        emulations,
+        visible,
+        carries,
+        lost,
+        keep,
+        sysctls,
+    })))
+}
+
+/// The container's annotations, and its bundle, if that had to be looked for: some runtimes leave
+/// annotations out of the state.
+fn annotations(state: &State) -> Result<(BTreeMap<String, String>, Option<Bundle>)> {
+    if let Some(annotations) = &state.annotations {
+        return Ok((annotations.clone(), None));
+    }
+    let bundle = find_bundle(state)?;
+    Ok((bundle.config.annotations.clone().unwrap_or_default(), Some(bundle)))
+}
+
+/// What the engine's own processes have, if there is an instance.
+#[must_use]
+pub fn visible() -> Option<Result<Visible>> {
+    Instance::mounted_at(Path::new(HOST_INSTANCE)).map(|instance| instance.visible())
 }
 
 fn find_bundle(state: &State) -> Result<Bundle> {
-    let runtime = format!("/proc/{}/cmdline", std::os::unix::process::parent_id());
-    Bundle::find(state, &std::fs::read(runtime).unwrap_or_default())
+    Bundle::find(state, &runtime_command())
+}
+
+/// The command line of the runtime, our parent; NUL after each argument.
+fn runtime_command() -> Vec<u8> {
+    let path = format!("/proc/{}/cmdline", std::os::unix::process::parent_id());
+    std::fs::read(path).unwrap_or_default()
+}
+
+/// Fails where `precreate` has made a user namespace that does not go with the container's network.
+///
+/// runc before 1.3 enters the user namespace before a network namespace from outside of it: the
+/// container could be started, and nothing ever executed in it afterwards.
+fn ensure_network(
+    state: &State,
+    prepared: &Prepared,
+    process: &Process,
+    insists_on_private: bool,
+) -> Result<()> {
+    ensure!(
+        !prepared.enters_network
+            || insists_on_private
+            || oci::can_exec_into_foreign_network(&runtime_command(), &state.oci_version),
+        "runc before 1.3 cannot exec (nor run health checks) in a container whose user namespace \
+         is younger than its network; use crun, runc 1.3, --userns=auto or --network=none, or do \
+         without exec: --annotation toolbx.arch.userns=private"
+    );
+    ensure!(
+        prepared.sysctls.is_empty() || !process.is_in_our_network_namespace()?,
+        "sysctls would be set in the network of the host; leave out --network=host"
+    );
+    Ok(())
 }
 
 fn emulation(
@@ -191,16 +253,22 @@ fn emulation(
     caller: Caller,
 ) -> Result<Emulation> {
     let emulator = emulator::find(arch, policy, caller)?;
-    let interpreter = match container.emulator_place {
-        EmulatorPlace::Dev(_) if !container.maps_owner_of(&emulator) => {
-            visible_path(&emulator.path)
+    let not_shown = match container.emulator_place {
+        EmulatorPlace::Dev(_) if container.maps_owner_of(&emulator) => {
+            Some("its owner is somebody in the container, who could change it")
         }
-        _ => emulator.path.clone(),
+        EmulatorPlace::Dev(_) => None,
+        EmulatorPlace::Nowhere(why) => Some(why),
+    };
+    let interpreter = match not_shown {
+        None => visible_path(&emulator.path),
+        Some(_) => emulator.path.clone(),
     };
     let credentials =
         container.scope == Scope::Private && policy.credentials == Credentials::Private;
     let pinned = policy.emulator_sha256.get(arch.name).is_some();
-    Ok(Emulation { emulator, handler: Handler { arch, interpreter, credentials, pinned } })
+    let handler = Handler { arch, interpreter, credentials, pinned };
+    Ok(Emulation { emulator, handler, not_shown })
 }
 
 /// What of the visible handlers is to be registered again, the newest first, and what cannot be.
@@ -271,11 +339,8 @@ fn record(decision: &Decision) -> Option<Value> {
         Decision::Emulate(plan) => json!({
             "decision": "emulated",
             "scope": plan.container.scope.name(),
-            "not_shown": match plan.container.emulator_place {
-                EmulatorPlace::Dev(_) => Value::Null,
-                EmulatorPlace::Nowhere(why) => why.into(),
-            },
-            "targets": plan.emulations.iter().map(|Emulation { emulator, handler }| json!({
+            "not_shown": plan.emulations.iter().find_map(|emulation| emulation.not_shown),
+            "targets": plan.emulations.iter().map(|Emulation { emulator, handler, .. }| json!({
                 "target": handler.arch.name,
                 "emulator": emulator.path.display().to_string(),
                 "interpreter": handler.interpreter.display().to_string(),

@@ -3,6 +3,7 @@
 //! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `policy`,
 //! `request`, `container`, `scope`, `emulator` and `trust`; `sandbox::apply` does, with
 //! [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt` and `message` are used by all of them.
+//! [`precreate`] is Podman's earlier stage, which only rewrites a config.json, with [`json`].
 
 pub mod arch;
 pub mod binfmt;
@@ -11,11 +12,13 @@ pub mod elf;
 pub mod emulator;
 pub mod hook;
 pub mod instance;
+pub mod json;
 pub mod kernel;
 pub mod log;
 pub mod message;
 pub mod oci;
 pub mod policy;
+pub mod precreate;
 pub mod request;
 pub mod sandbox;
 pub mod scope;

@@ -18,6 +18,8 @@ const FACILITY_DAEMON: u8 = 3 << 3;
 pub enum Severity {
     /// A container was refused.
     Error = 3,
+    /// A container was served, and cannot have all that it would have otherwise.
+    Warning = 4,
     /// A container was served.
     Info = 6,
 }

@@ -1,11 +1,15 @@
 //! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
 
+use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use rustix::fs::OFlags;
 use rustix::process::{Resource, Rlimit};
-use toolbx_arch::{arch, hook, kernel, message};
+use toolbx_arch::precreate::Prepared;
+use toolbx_arch::{arch, hook, kernel, message, precreate};
 
 const HELP: &str = "\
 toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runtime hook)
@@ -13,6 +17,8 @@ toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runti
 Usage:
   toolbx-arch-hook create-runtime   handle the container whose state is on standard input
   toolbx-arch-hook prestart         the same, for runtimes that know only that stage
+  toolbx-arch-hook precreate        rewrite the config.json on standard input: a user namespace
+                                    of its own for a container that is to be emulated (Podman)
   toolbx-arch-hook list             show every architecture and its names
   toolbx-arch-hook --help | --version
 
@@ -26,7 +32,12 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
     match arguments[..] {
-        ["create-runtime" | "prestart"] => create_runtime(),
+        ["create-runtime" | "prestart", ref prepared @ ..]
+            if let Some(prepared) = Prepared::from_arguments(prepared) =>
+        {
+            create_runtime(&prepared)
+        }
+        ["precreate"] => precreate(),
         ["list"] => show(&list()),
         ["--help" | "-h" | "help"] => show(HELP),
         ["--version" | "-V"] => show(concat!("toolbx-arch-hook ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -38,12 +49,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn create_runtime() -> ExitCode {
+fn create_runtime(prepared: &Prepared) -> ExitCode {
     isolate();
-    match hook::run() {
+    match hook::run(prepared) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("toolbx-arch-hook: error: {}\n", message::line(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn precreate() -> ExitCode {
+    isolate();
+    match precreate::run() {
+        Ok(warnings) => {
+            for warning in warnings {
+                complain_to_engine(&format!("toolbx-arch-hook: warning: {warning}\n"));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain_to_engine(&format!("toolbx-arch-hook: error: {}\n", message::line(&error)));
             ExitCode::FAILURE
         }
     }
@@ -64,6 +91,21 @@ fn isolate() {
 /// Writes to standard error; that nobody hears it must not change the exit status.
 fn complain(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes to standard error, and, since Podman gives the stage `precreate` none, to Podman's own.
+fn complain_to_engine(text: &str) {
+    complain(text);
+    // The number of /dev/null (Documentation/admin-guide/devices.txt of the kernel).
+    let null = rustix::fs::makedev(1, 3);
+    if rustix::fs::fstat(std::io::stderr()).is_ok_and(|stat| stat.st_rdev == null) {
+        let engine = format!("/proc/{}/fd/2", std::os::unix::process::parent_id());
+        // A file is to keep what it has; a terminal or a pipe must not make us wait, or own us.
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let engine =
+            OpenOptions::new().append(true).custom_flags(flags.bits().cast_signed()).open(engine);
+        let _ = engine.and_then(|mut engine| engine.write_all(text.as_bytes()));
+    }
 }
 
 /// Writes to standard output; a reader who has gone is no error.

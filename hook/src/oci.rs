@@ -31,6 +31,9 @@ pub struct State {
     /// The container's id.
     #[serde(default)]
     pub id: String,
+    /// The version of the runtime specification that the runtime was built for.
+    #[serde(default, rename = "ociVersion")]
+    pub oci_version: String,
     /// The process that will become the container's first, as the hook's pid namespace sees it.
     #[serde(default)]
     pub pid: i32,
@@ -47,7 +50,7 @@ pub struct State {
 }
 
 /// Keeps those annotations that are for us: an image can bring megabytes of others.
-fn our_annotations<'de, D: Deserializer<'de>>(
+pub(crate) fn our_annotations<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {
     struct Ours;
@@ -206,7 +209,7 @@ impl Bundle {
     }
 
     fn read(path: &Path) -> Result<Option<Self>> {
-        Ok(read_config(path)?.map(|config| Self { path: path.to_owned(), config }))
+        Ok(config_in(path)?.map(|config| Self { path: path.to_owned(), config }))
     }
 
     /// The rootfs's absolute path on the host.
@@ -234,8 +237,43 @@ fn bundle_argument(cmdline: &[u8]) -> Option<&Path> {
     path.is_absolute().then_some(path)
 }
 
+/// The path of a sysctl below /proc/sys, as sysctl(8) reads names: whichever of `.` and `/` comes
+/// first separates, and the other one stands for it within a part.
+#[must_use]
+pub fn sysctl_path(key: &str) -> PathBuf {
+    match key.find(['.', '/']) {
+        Some(at) if key.as_bytes()[at] == b'.' => key
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            })
+            .collect::<String>()
+            .into(),
+        _ => key.into(),
+    }
+}
+
+/// Whether the runtime can execute a program in a container that has a network namespace from
+/// outside its user namespace. By its command line, as in /proc/PID/cmdline, and the version of the
+/// runtime specification that it was built for.
+///
+/// runc enters namespaces in an order that makes it possible since 1.3.0, whose specification is
+/// 1.2.1; runc 1.2 was built for 1.2.0. crun always could.
+#[must_use]
+pub fn can_exec_into_foreign_network(cmdline: &[u8], oci_version: &str) -> bool {
+    let program = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();
+    let is_runc = Path::new(OsStr::from_bytes(program)).file_name().is_some_and(|n| n == "runc");
+    let mut numbers = oci_version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let version: [u32; 3] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
+    !is_runc || version >= [1, 2, 1]
+}
+
 /// The config.json in the directory `bundle`; `None` if it has none.
-fn read_config(bundle: &Path) -> Result<Option<Config>> {
+fn config_in(bundle: &Path) -> Result<Option<Config>> {
     let path = bundle.join("config.json");
     let context = || format!("read {}", path.display());
     let file = match File::open(&path) {
@@ -249,6 +287,24 @@ fn read_config(bundle: &Path) -> Result<Option<Config>> {
     file.take(CONFIG_MAX + 1).read_to_end(&mut text).with_context(context)?;
     ensure!(text.len() as u64 <= CONFIG_MAX, "{} is larger than 16 MiB", path.display());
     Config::parse(&text).with_context(context).map(Some)
+}
+
+/// The text of a config.json that a stage gets on standard input. Fails where it is none at all, or
+/// larger than 16 MiB.
+pub fn read_config(mut from: impl Read) -> Result<String> {
+    const INPUT: &str = "config.json on standard input";
+    let mut text = Vec::new();
+    from.by_ref()
+        .take(CONFIG_MAX)
+        .read_to_end(&mut text)
+        .with_context(|| format!("read {INPUT}"))?;
+    let rest = std::io::copy(&mut from, &mut std::io::sink())?;
+    ensure!(rest == 0, "{INPUT} is larger than 16 MiB ({} bytes)", CONFIG_MAX + rest);
+    ensure!(
+        !text.is_empty(),
+        "no {INPUT}; this command is started by Podman, as a hook of the stage precreate"
+    );
+    String::from_utf8(text).map_err(|error| anyhow!("{INPUT}: {error}"))
 }
 
 #[cfg(test)]

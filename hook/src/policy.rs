@@ -43,6 +43,9 @@ pub struct Policy {
     pub credentials: Credentials,
     /// Whether the emulator's file is shown in the container.
     pub inject: bool,
+    /// Which foreign containers get a user namespace of their own, where Podman runs our stage
+    /// `precreate`.
+    pub userns: Userns,
     /// The annotations that are listened to.
     pub annotations: Vec<Annotation>,
 }
@@ -59,6 +62,7 @@ struct Layer {
     architectures: Option<Vec<Allowed>>,
     credentials: Option<Credentials>,
     inject: Option<bool>,
+    userns: Option<Userns>,
     annotations: Option<Vec<Annotation>>,
 }
 
@@ -72,6 +76,18 @@ pub enum Credentials {
     Never,
 }
 
+/// Which foreign containers get a user namespace of their own, if the engine gives them none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Userns {
+    /// All.
+    Private,
+    /// Those that would be in scope host otherwise.
+    Rootful,
+    /// None: what the engine says holds.
+    Engine,
+}
+
 /// An annotation that a container may carry for this hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Annotation {
@@ -81,6 +97,9 @@ pub enum Annotation {
     /// Toolbx's record, which CRI-O makes an annotation of.
     #[serde(rename = "toolbox-arch")]
     Toolbox,
+    /// Whether the container gets a user namespace of its own.
+    #[serde(rename = "toolbx.arch.userns")]
+    Userns,
 }
 
 /// An element of `architectures`.
@@ -154,6 +173,7 @@ impl Policy {
             architectures: layer.architectures.unwrap_or(self.architectures),
             credentials: layer.credentials.unwrap_or(self.credentials),
             inject: layer.inject.unwrap_or(self.inject),
+            userns: layer.userns.unwrap_or(self.userns),
             annotations: layer.annotations.unwrap_or(self.annotations),
         })
     }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::arch::{self, ARCHES, Arch};
 use crate::message::shown;
-use crate::policy::{Annotation, Policy};
+use crate::policy::{Annotation, Policy, Userns};
 
 /// What a container wants of this hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Request {
 const ARCH: &str = "toolbx.arch";
 /// Finer wishes.
 const FINER: &str = "toolbx.arch.";
+/// Whether the container gets a user namespace of its own.
+const USERNS: &str = "toolbx.arch.userns";
 /// Toolbx's record.
 const TOOLBOX: &str = "toolbox-arch";
 
@@ -48,7 +50,7 @@ pub fn decide(
         .into_iter()
         .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?)));
     let off = wish.is_some_and(|(.., value)| value.trim().eq_ignore_ascii_case("none"));
-    let unknown = annotations.keys().find(|key| key.starts_with(FINER));
+    let unknown = annotations.keys().find(|key| key.starts_with(FINER) && *key != USERNS);
     if let (Some(unknown), false) = (unknown, off) {
         bail!(
             "annotation {} is not known to this version of toolbx-arch; remove it, or upgrade",
@@ -56,20 +58,38 @@ pub fn decide(
         );
     }
     let Some((key, annotation, value)) = wish else { return Ok(Request::Nothing) };
-    ensure!(
-        policy.annotations.contains(&annotation),
-        "the policy does not let an annotation {key} decide; remove it, or add it to the policy's \
-         annotations"
-    );
+    ensure_may_decide(key, annotation, policy)?;
     if off {
         return Ok(Request::Off);
     }
+    userns(annotations, policy)?;
     let mut targets = parse(key, value)?;
     targets.retain(|arch| !is_native(arch));
     if let Some(forbidden) = targets.iter().find(|arch| !policy.allows(arch)) {
         bail!("the policy does not allow {}; add it to the policy's architectures", forbidden.name);
     }
     Ok(if targets.is_empty() { Request::Native } else { Request::Emulate(targets) })
+}
+
+/// What the annotations say about a user namespace, if anything. Fails on any other value than
+/// `private` and `engine`, and where `policy` forbids the annotation.
+pub fn userns(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Option<Userns>> {
+    let Some(value) = annotations.get(USERNS) else { return Ok(None) };
+    ensure_may_decide(USERNS, Annotation::Userns, policy)?;
+    match value.trim() {
+        "private" => Ok(Some(Userns::Private)),
+        "engine" => Ok(Some(Userns::Engine)),
+        _ => bail!("annotation {USERNS}={} is neither private nor engine", shown(value)),
+    }
+}
+
+fn ensure_may_decide(key: &str, annotation: Annotation, policy: &Policy) -> Result<()> {
+    ensure!(
+        policy.annotations.contains(&annotation),
+        "the policy does not let an annotation {key} decide; remove it, or add it to the policy's \
+         annotations"
+    );
+    Ok(())
 }
 
 /// The architectures that a list names, in its order, each once. Names are separated by commas or

@@ -130,3 +130,30 @@ fn a_relative_rootfs_is_in_the_bundle() {
     let bundle = Bundle { path: "/b".into(), config };
     assert_eq!(bundle.rootfs(), Some("/b/rootfs".into()));
 }
+
+#[test]
+fn only_an_old_runc_cannot_exec() {
+    for (cmdline, version, can) in [
+        (&b"/usr/bin/crun\0--bundle"[..], "1.0.0", true),
+        (b"/usr/sbin/runc\0create", "1.0.2-dev", false),
+        (b"runc", "1.2.0", false),
+        (b"runc", "1.2.1", true),
+        (b"runc", "1.3.0", true),
+        (b"runc", "", false),
+        (b"", "", true),
+    ] {
+        assert_eq!(can_exec_into_foreign_network(cmdline, version), can, "{version}");
+    }
+}
+
+#[test]
+fn sysctls_are_named_as_by_sysctl() {
+    for (key, path) in [
+        ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+        ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+        ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+        ("net", "net"),
+    ] {
+        assert_eq!(sysctl_path(key), Path::new(path));
+    }
+}

@@ -1,0 +1,600 @@
+//! Podman's stage `precreate`: gives a container that is to be emulated a user namespace of its
+//! own, by rewriting the config.json that Podman is about to hand to the runtime.
+//!
+//! The mapping is the identity, so files, volumes and users stay as they are. What a runtime cannot
+//! do in such a namespace is arranged otherwise, left to `create-runtime` ([`Prepared`]), or said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
+
+use crate::arch::Arch;
+use crate::container;
+use crate::hook;
+use crate::json::Object;
+use crate::log::{Log, Severity};
+use crate::message;
+use crate::oci::{self, Namespace};
+use crate::policy::{Policy, Userns};
+use crate::request::{self, Request};
+use crate::scope::Scope;
+use crate::trust::Caller;
+
+/// Below it an ordinary program cannot listen (ip(7)); in a user namespace root is one.
+const PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
+
+/// What `create-runtime` has to do for a container that `precreate` has changed. It travels as
+/// arguments of the hook in config.json, where no image can put anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Whether the container enters a network namespace that was made outside of its user
+    /// namespace.
+    pub enters_network: bool,
+    /// What is to be set in that network namespace, with the rights of its owner.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl Prepared {
+    const ENTERS_NETWORK: &str = "--enters-network";
+    const SYSCTL: &str = "--sysctl=";
+
+    /// As arguments of `create-runtime`.
+    fn arguments(&self) -> Vec<String> {
+        let network = self.enters_network.then(|| Self::ENTERS_NETWORK.to_owned());
+        let sysctls =
+            self.sysctls.iter().map(|(key, value)| format!("{}{key}={value}", Self::SYSCTL));
+        network.into_iter().chain(sysctls).collect()
+    }
+
+    /// Understands the arguments of `create-runtime`. `None` if there is one that is none.
+    #[must_use]
+    pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
+        let mut prepared = Self::default();
+        for argument in arguments {
+            if *argument == Self::ENTERS_NETWORK {
+                prepared.enters_network = true;
+            } else {
+                let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
+                prepared.sysctls.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        Some(prepared)
+    }
+}
+
+/// The part of a config.json that says whether it is for us; whatever else is in it then does not
+/// matter.
+#[derive(Debug, Deserialize)]
+struct Asking {
+    #[serde(default, deserialize_with = "oci::our_annotations")]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Those parts that decide how its container can have a user namespace.
+#[derive(Debug, Default, Deserialize)]
+struct Config {
+    process: Option<Process>,
+    #[serde(default, deserialize_with = "or_default")]
+    mounts: Vec<Mount>,
+    linux: Option<Linux>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Process {
+    capabilities: Option<Capabilities>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Capabilities {
+    #[serde(default, deserialize_with = "or_default")]
+    bounding: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Mount {
+    destination: PathBuf,
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
+    fs_type: String,
+    #[serde(default, deserialize_with = "or_default")]
+    options: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Linux {
+    #[serde(default, deserialize_with = "or_default")]
+    namespaces: Vec<Namespace>,
+    #[serde(default, deserialize_with = "or_default")]
+    uid_mappings: Vec<IdMapping>,
+    #[serde(default, deserialize_with = "or_default")]
+    gid_mappings: Vec<IdMapping>,
+    #[serde(default, deserialize_with = "or_default")]
+    sysctl: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    cgroups_path: String,
+}
+
+/// A member that is null counts as missing.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// An element of config.json's `uidMappings` and `gidMappings`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct IdMapping {
+    #[serde(rename = "containerID")]
+    container: u32,
+    #[serde(rename = "hostID")]
+    host: u32,
+    size: u32,
+}
+
+/// Where the runtime will be: in the namespaces of this process.
+#[derive(Debug)]
+struct Engine {
+    /// The scope of a container without a user namespace.
+    scope: Scope,
+    uid_map: Vec<IdMapping>,
+    gid_map: Vec<IdMapping>,
+    /// Where something is mounted.
+    mounts: Vec<PathBuf>,
+    /// The first port that needs no right, in the engine's network.
+    port_start: u32,
+}
+
+/// Which network a container uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    /// One that the runtime makes, in the new user namespace.
+    Own,
+    /// One that the engine has made for it, outside.
+    Made,
+    /// Another container's, or one that the user named.
+    Joined,
+    /// The engine's own: the host's.
+    Host,
+}
+
+/// What is to be changed in a config.json.
+#[derive(Debug, PartialEq, Eq)]
+struct Rewrite {
+    uid_map: Vec<IdMapping>,
+    gid_map: Vec<IdMapping>,
+    /// File systems that cannot be mounted there, and become binds of the engine's.
+    bound: Vec<&'static str>,
+    /// File systems that can be neither mounted nor bound.
+    dropped: Vec<&'static str>,
+    /// What the binds would show beyond those file systems.
+    masked: Vec<PathBuf>,
+    /// Left to `create-runtime`.
+    prepared: Prepared,
+    /// What the container cannot have.
+    warnings: Vec<String>,
+}
+
+/// What is to become of a config.json.
+#[derive(Debug)]
+enum Outcome {
+    /// It stays as it is: nothing is asked of this stage.
+    NotAsked,
+    /// It stays as it is although it was to be changed; with the reason.
+    Left(String),
+    /// It is rewritten.
+    Rewritten { text: String, warnings: Vec<String> },
+}
+
+/// Reads a config.json from standard input and writes it to standard output, rewritten where its
+/// container is to get a user namespace, to the byte as it was where not.
+///
+/// Returns what the user should be warned of. Fails, and writes nothing, where the container cannot
+/// have what it asked for. Leaves a record in the log where there is anything to tell.
+pub fn run() -> Result<Vec<String>> {
+    let start = Instant::now();
+    let log = Log::connect();
+    let text = oci::read_config(std::io::stdin().lock())?;
+    let outcome = filter(&text);
+    let (severity, mut record) = match &outcome {
+        Ok(Outcome::NotAsked) => (Severity::Info, Value::Null),
+        Ok(Outcome::Left(why)) => (Severity::Info, json!({"decision": "engine", "why": why})),
+        Ok(Outcome::Rewritten { warnings, .. }) => {
+            let severity = if warnings.is_empty() { Severity::Info } else { Severity::Warning };
+            (severity, json!({"decision": "userns", "warnings": message::list(warnings)}))
+        }
+        Err(error) => {
+            (Severity::Error, json!({"decision": "refused", "error": message::line(error)}))
+        }
+    };
+    if !record.is_null() {
+        record["stage"] = "precreate".into();
+        record["container"] = container_id(&text).into();
+        record["us"] = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into();
+        log.send(severity, &record.to_string());
+    }
+    let (text, warnings) = match outcome? {
+        Outcome::NotAsked | Outcome::Left(_) => (text, Vec::new()),
+        Outcome::Rewritten { text, warnings } => (text, warnings),
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("write config.json to standard output")?;
+    Ok(warnings)
+}
+
+/// Decides what is to become of the config.json `text`.
+fn filter(text: &str) -> Result<Outcome> {
+    // serde would take a list for an object with its values in order.
+    ensure!(text.trim_start().starts_with('{'), "config.json on standard input is no object");
+    let asking: Asking = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+    let annotations = asking.annotations.unwrap_or_default();
+    if annotations.is_empty() {
+        return Ok(Outcome::NotAsked);
+    }
+    let policy = Policy::load(Caller::current()?)?;
+    let Request::Emulate(targets) = request::decide(&annotations, &policy, Arch::is_native)? else {
+        return Ok(Outcome::NotAsked);
+    };
+    let engine = Engine::current()?;
+    let wish = request::userns(&annotations, &policy)?;
+    let wanted = match wish.unwrap_or(policy.userns) {
+        Userns::Private => true,
+        Userns::Rootful => engine.scope == Scope::Host,
+        Userns::Engine => false,
+    };
+    let config: Config = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+    if !wanted || config.has_user_namespace()? {
+        return Ok(Outcome::NotAsked);
+    }
+    match plan(&config, &engine).and_then(|rewrite| Ok((apply(text, &rewrite)?, rewrite))) {
+        Ok((text, rewrite)) => Ok(Outcome::Rewritten { text, warnings: rewrite.warnings }),
+        // Nobody insists, and the container can be served as it is.
+        Err(why) if wish.is_none() && is_served_by(engine.scope, &targets) => {
+            Ok(Outcome::Left(message::line(&why)))
+        }
+        Err(why) => Err(why.context("no user namespace of its own for this container")),
+    }
+}
+
+/// Whether containers without a user namespace can be served in `scope`.
+fn is_served_by(scope: Scope, targets: &[&'static Arch]) -> bool {
+    scope != Scope::Host
+        || hook::visible().is_some_and(|visible| {
+            visible.is_ok_and(|visible| hook::inherit(Some(&visible), targets).is_ok())
+        })
+}
+
+fn malformed(error: &serde_json::Error) -> anyhow::Error {
+    anyhow!("config.json on standard input: {error}")
+}
+
+impl Config {
+    fn namespace(&self, kind: &str) -> Option<&Namespace> {
+        self.linux.iter().flat_map(|linux| &linux.namespaces).find(|ns| ns.kind == kind)
+    }
+
+    /// Whether the engine gives the container a user namespace. Fails where the kernel would refuse
+    /// its mappings.
+    fn has_user_namespace(&self) -> Result<bool> {
+        let linux = self.linux.as_ref();
+        for (what, mappings) in [
+            ("uid", linux.map(|linux| &linux.uid_mappings)),
+            ("gid", linux.map(|linux| &linux.gid_mappings)),
+        ] {
+            for (i, a) in mappings.iter().copied().flatten().enumerate() {
+                let before = mappings.iter().copied().flatten().take(i);
+                if let Some(b) = before.into_iter().find(|b| a.overlaps(b)) {
+                    bail!(
+                        "config.json's {what} mappings overlap: {b} and {a}; correct --{what}map"
+                    );
+                }
+            }
+        }
+        Ok(self.namespace("user").is_some())
+    }
+
+    fn may(&self, capability: &str) -> bool {
+        let capabilities = self.process.iter().flat_map(|process| &process.capabilities);
+        capabilities.flat_map(|sets| &sets.bounding).any(|name| name == capability)
+    }
+
+    fn network(&self) -> Network {
+        match self.namespace("network").map(|ns| &ns.path) {
+            None => Network::Host,
+            Some(None) => Network::Own,
+            Some(Some(path)) if is_made_by_podman(path) => Network::Made,
+            Some(Some(_)) => Network::Joined,
+        }
+    }
+}
+
+/// Podman names the network namespaces that it makes for a container `netns-UUID`.
+fn is_made_by_podman(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("netns-"))
+}
+
+impl IdMapping {
+    fn overlaps(&self, other: &Self) -> bool {
+        let meet = |a: u32, b: u32| {
+            let (a, b) = (u64::from(a), u64::from(b));
+            a < b + u64::from(other.size) && b < a + u64::from(self.size)
+        };
+        meet(self.container, other.container) || meet(self.host, other.host)
+    }
+
+    /// The identity over all ids that a `uid_map` or `gid_map` has; line by line, since the kernel
+    /// takes no mapping that spans two of its parent's.
+    fn identity(map: &str) -> Result<Vec<Self>> {
+        let line = |line: &str| {
+            let mut fields = line.split_ascii_whitespace().map(str::parse);
+            let (Some(Ok(id)), Some(Ok(size))) = (fields.next(), fields.nth(1)) else {
+                bail!("cannot understand the id mapping {line:?}");
+            };
+            Ok(Self { container: id, host: id, size })
+        };
+        map.lines().map(line).collect()
+    }
+}
+
+impl std::fmt::Display for IdMapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.container, self.host, self.size)
+    }
+}
+
+impl Engine {
+    fn current() -> Result<Self> {
+        let read =
+            |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
+        let scope = match Caller::current()? {
+            Caller::Root => Scope::Host,
+            Caller::User { .. } => Scope::Shared,
+        };
+        let port_start = format!("/proc/sys/{}", PORT_START.replace('.', "/"));
+        Ok(Self {
+            scope,
+            uid_map: IdMapping::identity(&read("/proc/self/uid_map")?)?,
+            gid_map: IdMapping::identity(&read("/proc/self/gid_map")?)?,
+            mounts: container::mount_points(&read("/proc/self/mountinfo")?),
+            port_start: read(&port_start)?.trim_end().parse().unwrap_or(1024),
+        })
+    }
+}
+
+/// Decides how the container of `config` gets its user namespace. Fails where it cannot have one.
+fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
+    let pid = config.namespace("pid");
+    // Binding the engine's /proc would show the processes of the host.
+    ensure!(
+        pid.is_none_or(|ns| ns.path.is_none()),
+        "it joins another container's pid namespace, whose /proc cannot be mounted in a user \
+         namespace made later; leave out --pid, or run both with --userns=auto"
+    );
+    let network = config.network();
+    let own_ipc = config.namespace("ipc").is_some_and(|ns| ns.path.is_none());
+    let mut bound = Vec::new();
+    if network != Network::Own {
+        bound.push("sysfs");
+    }
+    if pid.is_none() {
+        bound.push("proc");
+    }
+    Ok(Rewrite {
+        uid_map: engine.uid_map.clone(),
+        gid_map: engine.gid_map.clone(),
+        masked: masked(config, engine, &bound),
+        bound,
+        dropped: if own_ipc { vec![] } else { vec!["mqueue"] },
+        prepared: Prepared {
+            enters_network: matches!(network, Network::Made | Network::Joined),
+            sysctls: sysctls(config, network),
+        },
+        warnings: warnings(config, engine, network),
+    })
+}
+
+/// The directory of the engine that stands for a file system.
+fn source(fs_type: &str) -> &'static str {
+    if fs_type == "sysfs" { "/sys" } else { "/proc" }
+}
+
+/// What is mounted below the engine's /sys and /proc, and would come along: it is not in the file
+/// systems that the container was to get, and with the identity mapping its root is root there.
+///
+/// Not: where the container has a mount of its own, and where our own will be.
+fn masked(config: &Config, engine: &Engine, bound: &[&str]) -> Vec<PathBuf> {
+    // What holds others first.
+    let points: BTreeSet<_> = engine.mounts.iter().collect();
+    let mut masked: Vec<PathBuf> = Vec::new();
+    for mount in config.mounts.iter().filter(|mount| bound.contains(&&*mount.fs_type)) {
+        for point in &points {
+            let Ok(below) = point.strip_prefix(source(&mount.fs_type)) else { continue };
+            let place = mount.destination.join(below);
+            let covered = |other: &Mount| {
+                other.destination != mount.destination
+                    && place.starts_with(&other.destination)
+                    && other.destination.starts_with(&mount.destination)
+            };
+            if below.as_os_str().is_empty()
+                || place == Path::new(crate::instance::HOST_INSTANCE)
+                || config.mounts.iter().any(covered)
+                || masked.iter().any(|masked| place.starts_with(masked))
+            {
+                continue;
+            }
+            masked.push(place);
+        }
+    }
+    masked
+}
+
+/// What is to be set in the container's network from outside, since that belongs to the engine's
+/// user namespace.
+fn sysctls(config: &Config, network: Network) -> BTreeMap<String, String> {
+    if matches!(network, Network::Own | Network::Host) {
+        return BTreeMap::new();
+    }
+    let all = config.linux.iter().flat_map(|linux| &linux.sysctl);
+    let mut net: BTreeMap<_, _> = all
+        .filter(|(key, _)| is_net(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    // In a network that others use too, only what was asked for.
+    if network == Network::Made && config.may("CAP_NET_BIND_SERVICE") {
+        net.entry(PORT_START.to_owned()).or_insert_with(|| "0".to_owned());
+    }
+    net
+}
+
+fn is_net(sysctl: &str) -> bool {
+    sysctl.starts_with("net.") || sysctl.starts_with("net/")
+}
+
+/// What the container would have without a user namespace, and cannot have in one.
+fn warnings(config: &Config, engine: &Engine, network: Network) -> Vec<String> {
+    let mut warnings = Vec::new();
+    // Somebody who is not root has no rights over the host's network anyway.
+    let had_network = network == Network::Joined || engine.scope == Scope::Host;
+    let lost_ports = match network {
+        Network::Own | Network::Made => false,
+        Network::Joined => true,
+        Network::Host => engine.port_start > 0,
+    };
+    if lost_ports && had_network && config.may("CAP_NET_BIND_SERVICE") {
+        warnings.push(format!(
+            "in its user namespace the container cannot listen on ports below {} of a network that \
+             is not its own; leave out --network and publish the ports, or use --userns=auto",
+            if network == Network::Host { engine.port_start } else { 1024 }
+        ));
+    }
+    if network != Network::Own && had_network && config.may("CAP_NET_ADMIN") {
+        warnings.push(
+            "in its user namespace CAP_NET_ADMIN gives the container no right over a network that \
+             was made outside; use --userns=auto or --network=none"
+                .to_owned(),
+        );
+    }
+    if engine.scope == Scope::Host && config.may("CAP_MKNOD") {
+        warnings.push(
+            "in its user namespace the container cannot make device nodes; use --device".to_owned(),
+        );
+    }
+    let is_shared = |mount: &Mount| mount.options.iter().any(|o| o == "shared" || o == "rshared");
+    if config.mounts.iter().any(is_shared) {
+        warnings.push(
+            "what is mounted in a shared volume inside the container's user namespace does not \
+             reach the host"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+/// The config.json `text` with what `rewrite` says.
+fn apply(text: &str, rewrite: &Rewrite) -> Result<String> {
+    let mut config = Object::parse(text).context("config.json on standard input")?;
+    let linux = rewritten_linux(&config.object("linux")?, rewrite)?;
+    let mounts = rewritten_mounts(&config.list("mounts")?, rewrite)?;
+    let hooks = rewritten_hooks(&config.object("hooks")?, rewrite)?;
+    config.set("linux", &linux)?;
+    config.set("mounts", &mounts)?;
+    config.set("hooks", &hooks)?;
+    Ok(serde_json::to_string(&config)?)
+}
+
+fn rewritten_linux(linux: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
+    let mut linux = linux.clone();
+    let mut namespaces = linux.list("namespaces")?;
+    namespaces.push(to_raw_value(&json!({"type": "user"}))?);
+    linux.set("namespaces", &namespaces)?;
+    linux.set("uidMappings", &rewrite.uid_map)?;
+    linux.set("gidMappings", &rewrite.gid_map)?;
+    if rewrite.prepared.enters_network && linux.text("sysctl").is_some() {
+        let sysctl = linux.text("sysctl").map(str::to_owned).unwrap_or_default();
+        let mut sysctl = Object::parse(&sysctl).context("sysctl")?;
+        sysctl.retain(|key| !is_net(key));
+        linux.set("sysctl", &sysctl)?;
+    }
+    if !rewrite.masked.is_empty() {
+        let mut masked = linux.list("maskedPaths")?;
+        for path in &rewrite.masked {
+            masked.push(to_raw_value(path)?);
+        }
+        linux.set("maskedPaths", &masked)?;
+    }
+    Ok(to_raw_value(&linux)?)
+}
+
+fn rewritten_mounts(mounts: &[Box<RawValue>], rewrite: &Rewrite) -> Result<Vec<Box<RawValue>>> {
+    let mut rewritten = Vec::new();
+    for text in mounts {
+        let mount: Mount = serde_json::from_str(text.get()).map_err(|error| malformed(&error))?;
+        let fs_type = &*mount.fs_type;
+        if rewrite.dropped.contains(&fs_type) {
+            continue;
+        }
+        rewritten.push(if rewrite.bound.contains(&fs_type) {
+            // The older `ro` too, for a runtime that does not know the recursive one.
+            let read_only: &[&str] = if fs_type == "sysfs" { &["ro", "rro"] } else { &[] };
+            let options = [&["rbind", "rprivate", "nosuid", "noexec", "nodev"], read_only].concat();
+            to_raw_value(&json!({
+                "destination": mount.destination, "type": "bind", "source": source(fs_type),
+                "options": options,
+            }))?
+        } else {
+            text.clone()
+        });
+    }
+    Ok(rewritten)
+}
+
+/// Gives our own hook its arguments. Fails where the runtime would not start it.
+fn rewritten_hooks(hooks: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
+    let mut hooks = hooks.clone();
+    let mut found = false;
+    for stage in ["createRuntime", "prestart"] {
+        let mut list = hooks.list(stage)?;
+        for entry in &mut list {
+            let text = entry.get().to_owned();
+            let mut hook = Object::parse(&text).context(stage)?;
+            let mut args: Vec<String> = hook.read("args")?.unwrap_or_default();
+            if is_ours(&args) {
+                found = true;
+                args.extend(rewrite.prepared.arguments());
+                hook.set("args", &args)?;
+                *entry = to_raw_value(&hook)?;
+            }
+        }
+        if !list.is_empty() {
+            hooks.set(stage, &list)?;
+        }
+    }
+    ensure!(
+        found,
+        "toolbx-arch-hook would not be started for it; make hooks_dir in containers.conf name \
+         the directory of 50-toolbx-arch.json too, /usr/share/containers/oci/hooks.d"
+    );
+    Ok(to_raw_value(&hooks)?)
+}
+
+/// Whether a hook's arguments are those of ours, possibly started by another program.
+fn is_ours(args: &[String]) -> bool {
+    args.windows(2).any(|pair| {
+        Path::new(&pair[0]).file_name().is_some_and(|name| name == "toolbx-arch-hook")
+            && ["create-runtime", "prestart"].contains(&&*pair[1])
+    })
+}
+
+/// The container's id, which Podman puts at the end of the cgroup's name.
+fn container_id(text: &str) -> Option<String> {
+    let config: Config = serde_json::from_str(text).ok()?;
+    let id = config.linux?.cgroups_path.rsplit(['/', ':', '-']).next()?.to_owned();
+    (id.len() == 64).then_some(id)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+use super::*;
+
+/// What Podman hands to the stage, as far as it matters here.
+fn podman() -> serde_json::Value {
+    json!({
+        "ociVersion": "1.0.2-dev",
+        "process": {"capabilities": {"bounding": ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"]}},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
+        ],
+        "hooks": {"createRuntime": [{
+            "path": "/usr/libexec/oci/hooks.d/toolbx-arch-hook",
+            "args": ["toolbx-arch-hook", "create-runtime"],
+        }]},
+        "linux": {
+            "namespaces": [
+                {"type": "pid"}, {"type": "ipc"}, {"type": "mount"},
+                {"type": "network", "path": "/run/netns/netns-1"},
+            ],
+            "sysctl": {"net.ipv4.ping_group_range": "0 0", "kernel.msgmax": "1"},
+            "maskedPaths": ["/proc/kcore"],
+        },
+        "annotations": {"toolbx.arch": "arm64"},
+    })
+}
+
+fn engine() -> Engine {
+    Engine {
+        scope: Scope::Host,
+        uid_map: IdMapping::identity("         0          0 4294967295\n").unwrap(),
+        gid_map: IdMapping::identity("0 0 1000\n1000 5000 10\n").unwrap(),
+        mounts: [
+            "/",
+            "/sys",
+            "/sys/kernel/debug/tracing",
+            "/sys/kernel/debug",
+            "/sys/fs/cgroup",
+            "/proc",
+            "/sys/fs/cgroup/memory",
+            "/proc/sys/fs/binfmt_misc",
+            "/proc/fs/nfsd",
+            "/system",
+        ]
+        .map(PathBuf::from)
+        .to_vec(),
+        port_start: 1024,
+    }
+}
+
+fn planned(config: &Value) -> Result<Rewrite> {
+    plan(&serde_json::from_value(config.clone()).unwrap(), &engine())
+}
+
+/// `config` as it would go to the runtime.
+fn rewritten(config: &Value) -> Value {
+    let text = apply(&config.to_string(), &planned(config).unwrap()).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// How the container comes to a namespace.
+#[derive(Clone, Copy)]
+enum Way {
+    Shares,
+    Makes,
+    Joins(&'static str),
+}
+
+fn with_namespace(kind: &str, way: Way) -> Value {
+    let mut config = podman();
+    let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|ns| ns["type"] != kind);
+    match way {
+        Way::Shares => {}
+        Way::Makes => namespaces.push(json!({"type": kind})),
+        Way::Joins(path) => namespaces.push(json!({"type": kind, "path": path})),
+    }
+    config
+}
+
+fn mount_types(config: &Value) -> Vec<&str> {
+    config["mounts"].as_array().unwrap().iter().map(|m| m["type"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_network_made_by_the_engine() {
+    let config = rewritten(&podman());
+    let linux = &config["linux"];
+    assert_eq!(linux["namespaces"].as_array().unwrap().last(), Some(&json!({"type": "user"})));
+    assert_eq!(
+        linux["uidMappings"],
+        json!([{"containerID": 0, "hostID": 0, "size": 4_294_967_295_u32}])
+    );
+    // By the engine's own ids, not by those outside of its namespace.
+    assert_eq!(
+        linux["gidMappings"],
+        json!([{"containerID": 0, "hostID": 0, "size": 1000},
+               {"containerID": 1000, "hostID": 1000, "size": 10}])
+    );
+    assert_eq!(linux["sysctl"], json!({"kernel.msgmax": "1"}));
+    assert_eq!(linux["maskedPaths"], json!(["/proc/kcore", "/sys/kernel/debug"]));
+    assert_eq!(
+        config["hooks"]["createRuntime"][0]["args"],
+        json!([
+            "toolbx-arch-hook",
+            "create-runtime",
+            "--enters-network",
+            "--sysctl=net.ipv4.ip_unprivileged_port_start=0",
+            "--sysctl=net.ipv4.ping_group_range=0 0"
+        ])
+    );
+    assert_eq!(mount_types(&config), ["proc", "tmpfs", "bind", "mqueue", "cgroup"]);
+    assert_eq!(
+        config["mounts"][2],
+        json!({"destination": "/sys", "type": "bind", "source": "/sys",
+               "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"]})
+    );
+}
+
+#[test]
+fn what_is_made_by_the_runtime_stays() {
+    let config = rewritten(&with_namespace("network", Way::Makes));
+    assert_eq!(mount_types(&config), ["proc", "tmpfs", "sysfs", "mqueue", "cgroup"]);
+    assert_eq!(config["linux"]["sysctl"], podman()["linux"]["sysctl"]);
+    assert_eq!(config["linux"]["maskedPaths"], podman()["linux"]["maskedPaths"]);
+    assert_eq!(config["hooks"], podman()["hooks"]);
+}
+
+#[test]
+fn namespaces_of_others() {
+    // The host's network: no sysctl may be set there, and ports are out of reach.
+    let host = planned(&with_namespace("network", Way::Shares)).unwrap();
+    assert_eq!(host.prepared, Prepared::default());
+    assert!(host.warnings[0].contains("ports below 1024"), "{host:?}");
+    // Another container's: only what was asked for.
+    let joined = planned(&with_namespace("network", Way::Joins("/proc/7/ns/net"))).unwrap();
+    assert_eq!(joined.prepared.sysctls.keys().collect::<Vec<_>>(), ["net.ipv4.ping_group_range"]);
+    assert!(joined.warnings[0].contains("ports below 1024"), "{joined:?}");
+    for way in [Way::Shares, Way::Joins("/proc/7/ns/ipc")] {
+        let config = rewritten(&with_namespace("ipc", way));
+        assert_eq!(mount_types(&config), ["proc", "tmpfs", "bind", "cgroup"]);
+    }
+    let pid = rewritten(&with_namespace("pid", Way::Shares));
+    assert_eq!(pid["mounts"][0]["source"], "/proc");
+    assert_eq!(
+        pid["linux"]["maskedPaths"],
+        json!(["/proc/kcore", "/proc/fs/nfsd", "/sys/kernel/debug"])
+    );
+    let joined = planned(&with_namespace("pid", Way::Joins("/proc/7/ns/pid"))).unwrap_err();
+    assert!(joined.to_string().contains("another container's pid namespace"), "{joined}");
+}
+
+#[test]
+fn the_users_own_port_start_comes_first_and_needs_the_capability() {
+    let mut config = podman();
+    config["linux"]["sysctl"][PORT_START] = "80".into();
+    assert_eq!(planned(&config).unwrap().prepared.sysctls[PORT_START], "80");
+    config = podman();
+    config["process"] = Value::Null;
+    assert!(!planned(&config).unwrap().prepared.sysctls.contains_key(PORT_START));
+}
+
+#[test]
+fn rights_that_are_lost_are_named() {
+    let mut config = podman();
+    config["process"]["capabilities"]["bounding"] = json!(["CAP_NET_ADMIN", "CAP_MKNOD"]);
+    config["mounts"][1]["options"] = json!(["bind", "rshared"]);
+    let warnings = planned(&config).unwrap().warnings.join("\n");
+    for part in ["CAP_NET_ADMIN", "device nodes", "shared volume"] {
+        assert!(warnings.contains(part), "{part}: {warnings}");
+    }
+    // An ordinary user has none of them in the host's namespaces.
+    let mut config = with_namespace("network", Way::Shares);
+    config["process"]["capabilities"]["bounding"] =
+        json!(["CAP_NET_ADMIN", "CAP_MKNOD", "CAP_NET_BIND_SERVICE"]);
+    let rootless = Engine { scope: Scope::Shared, ..engine() };
+    let rewrite = plan(&serde_json::from_value(config).unwrap(), &rootless).unwrap();
+    assert_eq!(rewrite.warnings, [""; 0]);
+}
+
+#[test]
+fn everything_else_survives() {
+    let text = r#"{"x" : 1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"}]},
+        "hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime"]}]},
+        "mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#;
+    let rewrite = plan(&serde_json::from_str(text).unwrap(), &engine()).unwrap();
+    assert_eq!(
+        apply(text, &rewrite).unwrap(),
+        r#"{"x":1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"},{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":4294967295}],"gidMappings":[{"containerID":0,"hostID":0,"size":1000},{"containerID":1000,"hostID":1000,"size":10}]},"hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime"]}]},"mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#
+    );
+}
+
+#[test]
+fn without_the_hook_that_does_the_rest_it_is_refused() {
+    let mut config = podman();
+    config["hooks"]["createRuntime"][0]["args"][1] = "list".into();
+    let rewrite = planned(&config).unwrap();
+    let error = apply(&config.to_string(), &rewrite).unwrap_err().to_string();
+    assert!(error.contains("50-toolbx-arch.json"), "{error}");
+}
+
+#[test]
+fn mappings_that_overlap_are_refused() {
+    let map =
+        |container, host, size| json!({"containerID": container, "hostID": host, "size": size});
+    for (second, overlaps) in [
+        (map(10, 20_000, 5), false),
+        (map(9, 20_000, 1), true),
+        (map(10, 1009, 5), true),
+        (map(10, 995, 5), false),
+        (map(10, 995, 6), true),
+        (map(u32::MAX, 20_000, u32::MAX), false),
+    ] {
+        for kind in ["uidMappings", "gidMappings"] {
+            let mut config = podman();
+            config["linux"][kind] = json!([map(0, 1000, 10), second]);
+            let config: Config = serde_json::from_value(config).unwrap();
+            assert_eq!(config.has_user_namespace().is_err(), overlaps, "{second}");
+        }
+    }
+}
+
+#[test]
+fn arguments_are_understood_as_they_were_made() {
+    let sysctls = [("net.a", "1 2"), ("net.b", "x=y")];
+    let prepared = Prepared {
+        enters_network: true,
+        sysctls: sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+    };
+    let arguments = prepared.arguments();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    assert_eq!(Prepared::from_arguments(&arguments), Some(prepared));
+    assert_eq!(Prepared::from_arguments(&[]), Some(Prepared::default()));
+    for wrong in ["--sysctl", "--sysctl=net.a", "--enters-network=1", "x"] {
+        assert_eq!(Prepared::from_arguments(&[wrong]), None, "{wrong}");
+    }
+}

@@ -1,0 +1,249 @@
+# Plain `sudo podman run`: Podman's precreate hook gives foreign containers a user namespace.
+bats_require_minimum_version 1.5.0
+load helpers
+
+arm=localhost/busybox:arm64
+
+setup() {
+    : >/run/log.records
+    # The two lines that README.md shows.
+    mkdir -p /etc/containers/containers.conf.d
+    sed -n 's/^    \(\[engine\]\|hooks_dir = .*\)$/\1/p' "$BATS_TEST_DIRNAME/../README.md" \
+        >/etc/containers/containers.conf.d/toolbx-arch.conf
+    [ "$(wc -l </etc/containers/containers.conf.d/toolbx-arch.conf)" = 2 ]
+    annotated="--annotation toolbx.arch=arm64"
+    if [ "$RUNTIME" = runc ]; then # it cannot exec then, which must be insisted on
+        annotated+=" --annotation toolbx.arch.userns=private"
+    fi
+}
+
+plain() { # podman-run-arguments… : as root, without any --userns
+    run --separate-stderr as_root run --rm $annotated "$@"
+}
+
+@test "the README's command" {
+    local command
+    command=$(sed -n 's/^    \$ sudo podman \(run --rm .*\)$/\1/p' "$BATS_TEST_DIRNAME/../README.md")
+    [ -n "$command" ]
+    as_root tag $arm localhost/busybox:arm64
+    if [ "$RUNTIME" = runc ]; then
+        run --separate-stderr as_root $command
+        refused "runc before 1.3 cannot exec" "use crun, runc 1.3, --userns=auto"
+    else
+        run --separate-stderr as_root $command
+        prints aarch64
+        [ -z "$stderr" ]
+    fi
+}
+
+@test "a user namespace of its own, in which everybody is who they are outside" {
+    plain $arm cat /proc/self/uid_map /proc/self/gid_map
+    prints "$(printf '%10d %10d %10d\n' 0 0 4294967295 0 0 4294967295)"
+    logged 'scope="private"' 'targets[0].flags="OPFC"'
+    grep -q '"decision":"userns","stage":"precreate"' /run/log.records
+    plain $arm readlink /proc/self/ns/user
+    [ "$output" != "$(readlink /proc/self/ns/user)" ]
+}
+
+@test "what asks for nothing stays as it is" {
+    for image in amd64 arm64; do
+        for annotation in none amd64; do
+            run --separate-stderr as_root run --rm --annotation "toolbx.arch=$annotation" "localhost/busybox:amd64" readlink /proc/self/ns/user
+            prints "$(readlink /proc/self/ns/user)"
+        done
+    done
+    run --separate-stderr as_root run --rm localhost/busybox:amd64 readlink /proc/self/ns/user
+    prints "$(readlink /proc/self/ns/user)"
+}
+
+@test "networks: none, host, bridge, slirp4netns, another container's" {
+    local network
+    as_root run --detach --name other localhost/busybox:amd64 sleep 100 >/dev/null
+    for network in none host bridge slirp4netns container:other; do
+        plain --network $network $arm sh -c 'uname -m; ls /sys/class/net | grep -cx lo'
+        prints $'aarch64\n1'
+    done
+}
+
+@test "published ports, and ports below 1024 on a bridge" {
+    as_root run --detach --name server --publish 127.0.0.1:8080:80 $annotated $arm \
+        sh -c 'echo hello >/tmp/index.html; exec httpd -f -p 80 -h /tmp' >/dev/null
+    local i
+    for i in {1..50}; do
+        run --separate-stderr python3 -c 'import urllib.request; print(urllib.request.urlopen("http://127.0.0.1:8080/index.html").read().decode(), end="")'
+        [ "$status" != 0 ] || break
+        sleep 0.1
+    done
+    prints hello
+    # As in a container without a user namespace, if it may.
+    plain --cap-drop all $arm cat /proc/sys/net/ipv4/ip_unprivileged_port_start
+    prints 1024
+}
+
+@test "sysctls of the network, of IPC and of the kernel" {
+    plain --sysctl net.ipv4.ip_forward=1 --sysctl net.ipv4.ping_group_range="5 7" \
+        --sysctl kernel.shm_rmid_forced=1 --sysctl fs.mqueue.msg_max=11 $arm sh -c '
+            cd /proc/sys; cat net/ipv4/ip_forward net/ipv4/ping_group_range kernel/shm_rmid_forced fs/mqueue/msg_max'
+    prints $'1\n5\t7\n1\n11'
+    # Another container's network gets only what was asked for.
+    as_root run --detach --name other localhost/busybox:amd64 sleep 100 >/dev/null
+    plain --network container:other --sysctl net.ipv4.ip_forward=1 $arm \
+        cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/ip_unprivileged_port_start
+    prints $'1\n1024'
+    # And never the host's.
+    local before
+    before=$(sysctl -a 2>/dev/null | grep ^net. | sha256sum)
+    plain --network host --sysctl net.ipv4.ip_forward=1 $arm true
+    [ "$status" != 0 ]
+    [ "$before" = "$(sysctl -a 2>/dev/null | grep ^net. | sha256sum)" ]
+}
+
+@test "files: volumes, tmpfs, secrets, devices, --user" {
+    mkdir -p "$RUN/volume"
+    echo mine >"$RUN/volume/file"
+    chown 1000:1000 "$RUN/volume/file"
+    as_root secret create word - <<<"the secret" >/dev/null
+    plain --volume "$RUN/volume:/v" --volume named:/n --tmpfs /t --secret word --device /dev/null:/dev/full \
+        --user 1000 $arm sh -c '
+            cat /v/file /run/secrets/word; echo more >>/v/file; stat -c %u:%g /v/file /n; [ -w /t ]; [ -c /dev/full ] && id -u'
+    prints $'mine\nthe secret\n1000:1000\n1000:0\n1000'
+    as_root secret rm word >/dev/null
+    as_root volume rm --force named >/dev/null
+}
+
+@test "options: --privileged, --read-only, --init, --pid host, --ipc host, --uts host, --cgroupns" {
+    local options
+    for options in --privileged --read-only --init "--pid host" "--ipc host" "--uts host" "--cgroupns host" \
+        "--cgroupns private" "--security-opt no-new-privileges" "--cap-drop all" "--memory 100m" "--user 1000"; do
+        plain $options $arm uname -m
+        prints aarch64
+    done
+}
+
+@test "what the host has mounted in /sys and /proc is not shown" {
+    local options
+    for options in "" "--pid host" "--privileged --pid host --network host"; do
+        run --separate-stderr unshare --mount --propagation private bash -c '
+            mount -t tmpfs lab /sys/kernel/debug 2>/dev/null || mount -t tmpfs lab /sys/fs/bpf
+            for place in /sys/kernel/debug /sys/fs/bpf; do echo secret >$place/secret; done 2>/dev/null
+            # A new procfs is refused in a user namespace where something hides parts of another.
+            if [[ "$1" == *"pid host"* ]]; then mount -t tmpfs lab /proc/fs && echo secret >/proc/fs/secret; fi
+            source "$0"
+            as_root run --rm '"$annotated $options $arm"' sh -c "
+                cat /sys/kernel/debug/secret; cat /sys/fs/bpf/secret; cat /proc/fs/secret; (: >/sys/kernel/profiling) && echo writable; uname -m"
+        ' "$BATS_TEST_DIRNAME/helpers.bash" "$options"
+        prints aarch64
+    done
+}
+
+@test "exec, stop, start and health checks" {
+    [ "$RUNTIME" = runc ] && annotated+=" --network none"
+    as_root run --detach --name life --health-cmd "uname -m | grep aarch64" --health-interval disable $annotated $arm \
+        sh -c 'trap "exit 0" TERM; while :; do sleep 1; done' >/dev/null
+    local i
+    for i in 1 2; do
+        run --separate-stderr as_root exec life uname -m
+        prints aarch64
+        run --separate-stderr as_root exec --user 1000 life id -u
+        prints 1000
+        run --separate-stderr as_root healthcheck run life
+        prints ""
+        as_root stop --time 20 life >/dev/null
+        as_root start life >/dev/null
+    done
+    run as_root diff life
+    [[ "$output" != *toolbx* && "$output" != *qemu* ]]
+}
+
+@test "pods" {
+    as_root pod create --name pod --infra-image localhost/busybox:amd64 --infra-command '/bin/sleep 100' >/dev/null
+    plain --pod pod $arm sh -c 'uname -m; hostname'
+    prints $'aarch64\npod'
+    as_root pod rm --force --time 0 pod >/dev/null
+}
+
+@test "set-user-ID programs, and no right that reaches beyond the namespace" {
+    plain --user 1000 localhost/debian sudo id -u
+    prints 0
+    plain --privileged $arm sh -c 'mount -t tmpfs x /tmp && echo mounted; mknod /tmp/null c 1 3 || echo refused'
+    [ "$output" = $'mounted\nrefused' ] || fail "$output" "$stderr"
+}
+
+@test "a joined pid namespace is refused" {
+    as_root run --detach --name other localhost/busybox:amd64 sleep 100 >/dev/null
+    plain --pid container:other $arm uname -m
+    refused "it joins another container's pid namespace" "run both with --userns=auto"
+    logged 'decision="refused"' 'stage="precreate"'
+}
+
+@test "warnings name the way out" {
+    plain --network host $arm uname -m
+    prints aarch64
+    [[ "$stderr" == *"warning: "*"cannot listen on ports below 1024"*"--userns=auto"* ]]
+    plain --cap-add net_admin,mknod $arm uname -m
+    [[ "$stderr" == *"CAP_NET_ADMIN"*"--network=none"*"device nodes"*"--device"* ]]
+    mkdir -p "$RUN/volume"
+    plain --volume "$RUN/volume:/v:shared" $arm uname -m
+    [[ "$stderr" == *"shared volume"* ]]
+}
+
+@test "annotation and policy: private, engine" {
+    mkdir -p /etc/toolbx-arch
+    run --separate-stderr as_root run --rm --annotation toolbx.arch=arm64 --annotation toolbx.arch.userns=engine $arm uname -m
+    [ "$status" != 0 ]
+    logged 'decision="refused"'
+    grep -q 'whole machine; run it with --userns=auto' /run/log.records
+    run --separate-stderr as_root run --rm --annotation toolbx.arch=arm64 --annotation toolbx.arch.userns=maybe $arm uname -m
+    refused 'toolbx.arch.userns="maybe" is neither private nor engine'
+    echo '{ "userns": "engine" }' >/etc/toolbx-arch/policy.json
+    run --separate-stderr as_root run --rm --annotation toolbx.arch=arm64 $arm uname -m
+    [ "$status" != 0 ]
+    run --separate-stderr as_root run --rm --annotation toolbx.arch=arm64 --annotation toolbx.arch.userns=private $arm uname -m
+    prints aarch64
+    # What the engine gives is left alone.
+    run --separate-stderr as_root run --rm --userns=auto --annotation toolbx.arch=arm64 --annotation toolbx.arch.userns=private $arm cat /proc/self/uid_map
+    [[ "$output" == *" 2000000 "* ]]
+}
+
+@test "shared made private, for an ordinary user" {
+    local wish="--annotation toolbx.arch.userns=private"
+    # Without asking, it is as ever.
+    run --separate-stderr as_alice run --rm --annotation toolbx.arch=arm64 $arm uname -m
+    prints aarch64
+    logged 'scope="shared"'
+    local network
+    for network in none host slirp4netns; do
+        run --separate-stderr as_alice run --rm --network $network --annotation toolbx.arch=arm64 $wish $arm sh -c 'uname -m; id -u'
+        prints $'aarch64\n0'
+        logged 'scope="private"' 'targets[0].flags="OPFC"'
+    done
+    # No sibling gets anything of it.
+    as_alice run --detach --name sibling localhost/busybox:amd64 sleep 100 >/dev/null
+    as_alice run --detach --name private --network none --annotation toolbx.arch=arm64 $wish $arm sleep 100 >/dev/null
+    run as_alice exec sibling cat /proc/sys/fs/binfmt_misc/toolbx-arch-aarch64
+    [ "$status" != 0 ]
+    run as_alice run --rm $arm uname -m
+    refused "xec format error"
+    run --separate-stderr as_alice exec private uname -m
+    prints aarch64
+    # The user's policy can ask for it too.
+    alice mkdir -p .config/toolbx-arch
+    alice sh -c 'echo "{ \"userns\": \"private\" }" >.config/toolbx-arch/policy.json'
+    run --separate-stderr as_alice run --rm --network none --annotation toolbx.arch=arm64 $arm uname -m
+    prints aarch64
+    logged 'scope="private"'
+}
+
+@test "without the hook that does the rest, precreate refuses" {
+    run --separate-stderr as_root --hooks-dir /usr/share/toolbx-arch/podman-hooks.d run --rm $annotated $arm uname -m
+    refused "toolbx-arch-hook would not be started" "/usr/share/containers/oci/hooks.d"
+}
+
+@test "builds never see the stage" {
+    printf 'FROM localhost/busybox:amd64\nRUN uname -m\n' >"$RUN/Containerfile"
+    run --separate-stderr as_root build --file "$RUN/Containerfile" "$RUN"
+    [ "$status" = 0 ] || fail "$stderr"
+    run --separate-stderr buildah build --runtime "$RUNTIME" --file "$RUN/Containerfile" "$RUN"
+    [ "$status" = 0 ] || fail "$stderr"
+    as_root image prune --force >/dev/null
+}
