@@ -111,22 +111,3 @@ s390x"
     run --separate-stderr as_alice exec witness ls /proc/sys/fs/binfmt_misc
     prints $'register\nstatus\ntoolbx-arch-aarch64\ntoolbx-arch-arm\ntoolbx-arch-ppc64le\ntoolbx-arch-s390x'
 }
-
-@test "a hook killed at any moment leaves nothing, and the next container works" {
-    local delay options left
-    mkdir -p "$RUN/hooks"
-    for delay in 0.0003 0.0006 0.001 0.0015 0.002 0.003 0.005 0.01; do
-        jq --arg delay "$delay" '.hook.args = ["timeout", "--signal=KILL", $delay, .hook.path, "create-runtime"]
-            | .hook.path = "/usr/bin/timeout"' \
-            /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/killed.json"
-        for options in "" "--userns=keep-id"; do
-            as_alice --hooks-dir "$RUN/hooks" run --rm $options --annotation toolbx.arch=arm64 \
-                localhost/busybox:arm64 uname -m 2>/dev/null || true
-            left=$(leftovers)
-            [ -z "$left" ] || fail "after $delay s:" "$left"
-            run --separate-stderr as_alice run --rm $options --annotation toolbx.arch=arm64 \
-                localhost/busybox:arm64 uname -m
-            prints aarch64
-        done
-    done
-}

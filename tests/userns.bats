@@ -38,7 +38,7 @@ plain() { # podman-run-arguments… : as root, without any --userns
 
 @test "a user namespace of its own, in which everybody is who they are outside" {
     plain $arm cat /proc/self/uid_map /proc/self/gid_map
-    prints "$(printf '%10d %10d %10d\n' 0 0 4294967295 0 0 4294967295)"
+    prints "$(printf '%10d %10d %10d\n' 0 0 4294967294 0 0 4294967294)"
     logged 'scope="private"' 'targets[0].flags="OPFC"'
     grep -q '"decision":"userns","stage":"precreate"' /run/log.records
     plain $arm readlink /proc/self/ns/user

@@ -164,7 +164,11 @@ pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
         return inherit(visible.transpose()?.as_ref(), &targets);
     }
     // What cannot be read cannot be relied on, but the container can do without it.
-    let visible = visible.and_then(Result::ok);
+    let (visible, unread) = match visible {
+        None => (None, None),
+        Some(Ok(visible)) => (Some(visible), None),
+        Some(Err(error)) => (None, Some(format!("the handlers of the engine: {error:#}"))),
+    };
     // A container that shares our handlers takes what is there, if it may.
     let shares_ours = scope == Scope::Shared && process.is_in_our_user_namespace()?;
     let is_served = |arch: &Arch| {
@@ -181,7 +185,8 @@ pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
         .into_iter()
         .map(|arch| emulation(arch, &container, &policy, caller))
         .collect::<Result<Vec<_>>>()?;
-    let (carries, lost) = carries(visible.as_ref(), &emulations, caller);
+    let (carries, mut lost) = carries(visible.as_ref(), &emulations, caller);
+    lost.extend(unread);
     let keep = shares_ours.then(|| Keep::at(Path::new(HOST_INSTANCE))).flatten();
     let sysctls = prepared.sysctls.clone();
     Ok(Decision::Emulate(Box::new(Plan {

@@ -21,8 +21,8 @@ use crate::message::Call;
 pub const HOST_INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 /// Files of an instance that are not entries.
 const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
-/// More than anybody needs; keeps the hook's time and memory bounded.
-const ENTRIES_MAX: usize = 1024;
+/// More than anybody needs; keeps the hook's time (a second or so for these) and memory bounded.
+const ENTRIES_MAX: usize = 16 * 1024;
 /// More than the text of any entry: interpreter, magic and mask fit into a register line.
 const ENTRY_MAX: u64 = 16 * 1024;
 

@@ -326,15 +326,18 @@ impl IdMapping {
         meet(self.container, other.container) || meet(self.host, other.host)
     }
 
-    /// The identity over all ids that a `uid_map` or `gid_map` has; line by line, since the kernel
+    /// The identity over the ids that a `uid_map` or `gid_map` has; line by line, since the kernel
     /// takes no mapping that spans two of its parent's.
+    ///
+    /// Without the very last id, which nobody uses: by the whole range, runtimes and systemd in the
+    /// container would take its namespace for the initial one, and try what they may not.
     fn identity(map: &str) -> Result<Vec<Self>> {
         let line = |line: &str| {
             let mut fields = line.split_ascii_whitespace().map(str::parse);
             let (Some(Ok(id)), Some(Ok(size))) = (fields.next(), fields.nth(1)) else {
                 bail!("cannot understand the id mapping {line:?}");
             };
-            Ok(Self { container: id, host: id, size })
+            Ok(Self { container: id, host: id, size: u32::min(size, u32::MAX - 1) })
         };
         map.lines().map(line).collect()
     }

@@ -346,12 +346,11 @@ fn furnish_a_room_of_our_own(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()>
 /// Not where the instance is the visible one, and never in front of what is `there` for the same
 /// programs.
 fn carry_over(instance: &Instance, there: &[Entry], plan: &Plan) -> Result<Carried> {
-    let mut carried = Carried::default();
     let device = instance.device()?;
-    if plan.visible.as_ref().is_none_or(|visible| visible.device == device) {
-        return Ok(carried);
+    if plan.visible.as_ref().is_some_and(|visible| visible.device == device) {
+        return Ok(Carried::default());
     }
-    carried.lost.clone_from(&plan.lost);
+    let mut carried = Carried { lost: plan.lost.clone(), ..Carried::default() };
     for Carry { entry, .. } in plan.carries.iter().rev() {
         let taken = |arch: &Arch| entry.serves(arch) && serving(there, arch).is_some();
         if there.iter().all(|other| other.name != entry.name) && ARCHES.iter().any(taken) {

@@ -604,6 +604,39 @@ fn a_shared_namespace_gets_no_rights_and_keeps_its_handlers() {
     );
 }
 
+#[test]
+fn two_thousand_handlers_are_carried_over_in_order() {
+    let case = Case {
+        host: "mount -t binfmt_misc x /proc/sys/fs/binfmt_misc
+            i=0; while [ $i -lt 2000 ]; do
+                echo \":h$i:M::handler-$i::/usr/bin/true:F\" >/proc/sys/fs/binfmt_misc/register; i=$((i + 1)); done",
+        then: "chroot /mnt/rootfs /exit42; echo $?
+            cd /mnt/rootfs/proc/sys/fs/binfmt_misc; ls -U | sed -n '2p;$p'; ls | wc -l; grep magic h77",
+        ..Case::asking("arm64")
+    };
+    let outcome = case.run();
+    // With ours, register and status; the newest first.
+    let magic = "68616e646c65722d3737"; // handler-77
+    assert_eq!(
+        outcome.then,
+        format!("42\nh1999\nstatus\n2003\nmagic {magic}"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn handlers_that_are_switched_off_altogether_are_nobodys() {
+    let case = Case {
+        host: "mount -t binfmt_misc x /proc/sys/fs/binfmt_misc
+            echo ':h:M::handler::/usr/bin/true:F' >/proc/sys/fs/binfmt_misc/register
+            echo 0 >/proc/sys/fs/binfmt_misc/status",
+        then: "chroot /mnt/rootfs /exit42; echo $?; ls /mnt/rootfs/proc/sys/fs/binfmt_misc",
+        ..Case::asking("arm64")
+    };
+    assert_eq!(case.run().then, "42\nregister\nstatus\ntoolbx-arch-aarch64");
+}
+
 /// A handler for aarch64 with NAME, INTERPRETER and FLAGS to be filled in.
 fn registered(name: &str, interpreter: &str, flags: &str, then: &str) -> &'static str {
     let magic = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00";

@@ -92,7 +92,7 @@ fn a_network_made_by_the_engine() {
     assert_eq!(linux["namespaces"].as_array().unwrap().last(), Some(&json!({"type": "user"})));
     assert_eq!(
         linux["uidMappings"],
-        json!([{"containerID": 0, "hostID": 0, "size": 4_294_967_295_u32}])
+        json!([{"containerID": 0, "hostID": 0, "size": 4_294_967_294_u32}])
     );
     // By the engine's own ids, not by those outside of its namespace.
     assert_eq!(
@@ -189,7 +189,7 @@ fn everything_else_survives() {
     let rewrite = plan(&serde_json::from_str(text).unwrap(), &engine()).unwrap();
     assert_eq!(
         apply(text, &rewrite).unwrap(),
-        r#"{"x":1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"},{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":4294967295}],"gidMappings":[{"containerID":0,"hostID":0,"size":1000},{"containerID":1000,"hostID":1000,"size":10}]},"hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime"]}]},"mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#
+        r#"{"x":1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"},{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":4294967294}],"gidMappings":[{"containerID":0,"hostID":0,"size":1000},{"containerID":1000,"hostID":1000,"size":10}]},"hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime"]}]},"mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#
     );
 }
 

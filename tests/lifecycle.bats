@@ -1,0 +1,122 @@
+# A container's life, and what becomes of everything when a part of it is killed.
+bats_require_minimum_version 1.5.0
+load helpers
+
+arm=localhost/busybox:arm64
+annotated="--annotation toolbx.arch=arm64"
+
+# Each engine and option with which containers are served: calls "$@" PODMAN OPTION.
+in_each_scope() {
+    "$@" as_root --userns=auto
+    "$@" as_alice --userns=keep-id
+    "$@" as_alice --userns=
+}
+
+# Waits until a command succeeds.
+until_it() {
+    local i
+    for i in {1..100}; do
+        ! "$@" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    fail "never: $*"
+}
+
+restarts() { # podman option
+    $1 run --detach --name life $2 $annotated $arm sh -c 'uname -m; trap "exit 0" TERM; while :; do sleep 1; done' >/dev/null
+    $1 restart --time 20 life >/dev/null
+    $1 restart --time 0 life >/dev/null # killed
+    run --separate-stderr $1 exec life uname -m
+    prints aarch64
+    until_it eval "[ \"\$($1 logs life)\" = \$'aarch64\naarch64\naarch64' ]"
+    $1 rm --force --time 0 life >/dev/null
+}
+@test "restart" { in_each_scope restarts; }
+
+clones() { # podman option
+    $1 create --name life $2 $annotated $arm uname -m >/dev/null
+    $1 container clone life clone >/dev/null
+    run --separate-stderr $1 start --attach clone
+    if $1 inspect clone | jq -e '.[0].Config.Annotations | has("toolbx.arch")' >/dev/null; then
+        prints aarch64
+    else # Podman 4.3 does not clone annotations
+        refused "xec format error"
+    fi
+    $1 rm life clone >/dev/null
+}
+@test "podman container clone" { in_each_scope clones; }
+
+outlives_emulator() { # podman option
+    $1 run --detach --name life $2 $annotated $arm sleep 100 >/dev/null
+    mv /usr/bin/qemu-aarch64-static "$RUN/qemu"
+    run --separate-stderr $1 exec life uname -m
+    mv "$RUN/qemu" /usr/bin/qemu-aarch64-static
+    prints aarch64
+    $1 rm --force --time 0 life >/dev/null
+}
+@test "exec after the host's emulator is gone" { in_each_scope outlives_emulator; }
+
+is_killed() { # podman option
+    local delay pid
+    for delay in 0 0.02 0.05 0.1 0.2; do
+        $1 run --detach --name life $2 $annotated $arm sh -c 'while :; do uname -m >/dev/null; done' >/dev/null
+        sleep $delay
+        pid=$($1 inspect --format '{{.State.Pid}}' life)
+        kill -KILL "$pid"
+        $1 wait life >/dev/null
+        $1 start life >/dev/null
+        run --separate-stderr $1 exec life uname -m
+        prints aarch64
+        $1 rm --force --time 0 life >/dev/null
+        [ -z "$(leftovers)" ] || fail "after $delay s:" "$(leftovers)"
+    done
+}
+@test "a container killed at any moment" { in_each_scope is_killed; }
+
+# Podman with a hook that is killed when it enters a system call for the Nth time.
+with_killer() { # call n podman option command…
+    mkdir -p "$RUN/hooks"
+    jq --arg call "$1" --arg n "$2" '.hook.args = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=" + $call,
+            "-e", "inject=" + $call + ":signal=KILL:when=" + $n, .hook.path, "create-runtime"]
+        | .hook.path = "/usr/bin/strace"' \
+        /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/killed.json"
+    $3 --hooks-dir "$RUN/hooks" run --rm $4 $annotated $arm uname -m
+}
+
+dies_at_each_step() { # podman option
+    local call n left steps=0
+    # Those that change something.
+    for call in setns mkdirat fsopen fsconfig fsmount move_mount unshare chroot write; do
+        for n in {1..40}; do
+            run --separate-stderr with_killer "$call" "$n" "$@"
+            # Not called so often: the hook went through.
+            [ "$status" != 0 ] || break
+            steps=$((steps + 1))
+            left=$(leftovers)
+            [ -z "$left" ] || fail "killed at $call $n:" "$left"
+            run --separate-stderr $1 run --rm $2 $annotated $arm uname -m
+            prints aarch64
+        done
+        [ "$n" -lt 40 ] || fail "$call never stopped the hook from being killed" "$stderr"
+    done
+    echo "# $*: killed at $steps steps" >&3
+}
+@test "a hook killed at each step leaves nothing, and the next container works" {
+    dies_at_each_step as_root --userns=auto
+    dies_at_each_step as_alice --userns=
+}
+
+@test "a hook killed while it carries over: the next start mends what it hid" {
+    as_alice system migrate
+    run --separate-stderr "$BATS_TEST_DIRNAME/host-with-handlers" bash -c '
+        source "$0"
+        source <(sed -n "/^with_killer() {/,/^}/p; /^arm=/p; /^annotated=/p" "$1")
+        for n in 1 2 3 4 5 6; do
+            with_killer write $n as_alice --userns= >/dev/null 2>&1
+            as_alice run --rm $annotated $arm uname -m
+            as_alice run --rm localhost/busybox:s390x uname -m
+            as_alice system migrate
+        done' "$BATS_TEST_DIRNAME/helpers.bash" "$BATS_TEST_FILENAME"
+    as_alice system migrate
+    prints "$(for n in 1 2 3 4 5 6; do echo aarch64; echo s390x; done)"
+}
