@@ -4,6 +4,7 @@
 # make uninstall take it away again
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
+# make bench     measure what is promised about time (as root)
 # make images    only fetch and make what the tests run
 # make lint      formatting, clippy, shellcheck, cargo-deny
 # make clean     remove what was built and fetched
@@ -30,7 +31,7 @@ PACKAGES = gcc libc6-dev go-md2man \
 	fuse-overlayfs iptables debootstrap bats jq strace time binutils iproute2 \
 	python3 python3-jsonschema shellcheck debian-archive-keyring
 
-.PHONY: all deps build install uninstall demo check lint images clean
+.PHONY: all deps build install uninstall demo check bench lint images clean
 .DELETE_ON_ERROR:
 
 all: build
@@ -78,6 +79,9 @@ check: deps build images
 	$(CARGO) test --locked
 	tests/lab tests/engines
 
+bench: deps build images
+	tests/lab tests/bench
+
 images: build
 	tests/images
 	test -e target/images/debian-arm64.tar || tests/lab tests/debian
@@ -86,7 +90,7 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
-		tests/lab tests/setup_suite.bash tests/debian
+		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers
 	shellcheck --shell=sh hook/tests/container.sh
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
 	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources

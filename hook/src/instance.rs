@@ -25,6 +25,8 @@ const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
 const ENTRIES_MAX: usize = 16 * 1024;
 /// More than the text of any entry: interpreter, magic and mask fit into a register line.
 const ENTRY_MAX: u64 = 16 * 1024;
+/// As much as most entries have, so that one call reads them.
+const ENTRY_USUAL: usize = 512;
 
 /// The handlers that a container would have without us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +131,7 @@ impl Instance {
 
     /// The entry `name`, if there is one.
     fn entry(&self, name: &OsStr) -> Result<Option<Entry>> {
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(ENTRY_USUAL);
         match self.open(name, OFlags::RDONLY) {
             Ok(file) => file.take(ENTRY_MAX).read_to_end(&mut text),
             Err(Errno::NOENT) => return Ok(None),

@@ -72,9 +72,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     set_sysctls(container, &plan.sysctls)?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
-        for (path, clone) in &shown {
-            show(dev, path.strip_prefix("/dev")?, clone)?;
-        }
+        show(dev, Path::new("/dev"), &shown)?;
     }
     let place = match &container.mount_point {
         MountPoint::Proc(place) => place,
@@ -215,14 +213,23 @@ fn become_root() -> Result<()> {
         .context("the container's user namespace has no root; map uid and gid 0")
 }
 
-/// Attaches an emulator at `path`, which is made below `top`.
-fn show(top: &OwnedFd, path: &Path, clone: &OwnedFd) -> Result<()> {
-    let call = |call: &str| format!("{call} {} for an emulator", path.display());
-    let (directory, file) = path.parent().zip(path.file_name()).context("no file name")?;
-    let directory = make_directories(top, directory)?;
-    let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-    let place = step(&directory, file, create).call(|| call("create")).with_context(taken)?;
-    move_mount(clone, &place).call(|| call("move_mount"))
+/// Attaches emulators at their paths below `at`, which is the directory `top`.
+fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
+    // They come by directory, mostly one.
+    let mut last: Option<(&Path, OwnedFd)> = None;
+    for (path, clone) in emulators {
+        let call = |call: &str| format!("{call} {} for an emulator", path.display());
+        let (parent, file) = path.parent().zip(path.file_name()).context("no file name")?;
+        let directory = match last.take() {
+            Some((same, directory)) if same == parent => directory,
+            _ => make_directories(top, parent.strip_prefix(at)?)?,
+        };
+        let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let place = step(&directory, file, create).call(|| call("create")).with_context(taken)?;
+        move_mount(clone, &place).call(|| call("move_mount"))?;
+        last = Some((parent, directory));
+    }
+    Ok(())
 }
 
 /// Makes the directories of the relative `path` below `top`, and opens the last one.
@@ -338,7 +345,7 @@ fn furnish_a_room_of_our_own(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()>
     rustix::mount::move_mount(&room, "", CWD, "/", flags).call(|| call("move_mount"))?;
     rustix::process::fchdir(&room).call(|| call("fchdir"))?;
     rustix::process::chroot(".").call(|| call("chroot"))?;
-    emulators.iter().try_for_each(|(path, clone)| show(&room, path.strip_prefix("/")?, clone))
+    show(&room, Path::new("/"), emulators)
 }
 
 /// Registers again what would be hidden otherwise, the oldest first, so that the order stays.
