@@ -1,6 +1,6 @@
 # make deps      install what building and testing need (Debian and Ubuntu, as root)
 # make build     build the hook
-# make install   install it (as root; DESTDIR, PREFIX)
+# make install   install it (as root; DESTDIR, PREFIX; AUTO=no: for annotated containers only)
 # make uninstall take it away again
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
@@ -11,6 +11,10 @@
 CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
+AUTO ?= yes
+
+# Which drop-ins: those that look into every container, or those that wait for an annotation.
+WHEN = $(if $(filter no,$(AUTO)),/annotation-only)
 
 HOOK = target/toolbx-arch-hook
 MAN = target/man/toolbx-arch-hook.8 target/man/toolbx-arch-policy.5
@@ -60,9 +64,9 @@ install:
 	install -D -m 644 policies/strict.json $(DOCDIR)/policies/strict.json
 	install -D -m 644 target/man/toolbx-arch-hook.8 $(MANDIR)/man8/toolbx-arch-hook.8
 	install -D -m 644 target/man/toolbx-arch-policy.5 $(MANDIR)/man5/toolbx-arch-policy.5
-	install -D -m 644 podman-hooks.d/50-toolbx-arch-userns.json \
+	install -D -m 644 podman-hooks.d$(WHEN)/50-toolbx-arch-userns.json \
 		$(PODMAN_DROP_INS)/50-toolbx-arch-userns.json
-	install -D -m 644 hooks.d/50-toolbx-arch.json $(DROP_INS)/50-toolbx-arch.json
+	install -D -m 644 hooks.d$(WHEN)/50-toolbx-arch.json $(DROP_INS)/50-toolbx-arch.json
 
 uninstall:
 	rm -f $(DROP_INS)/50-toolbx-arch.json

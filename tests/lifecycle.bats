@@ -36,15 +36,15 @@ restarts() { # podman option
 clones() { # podman option
     $1 create --name life $2 $annotated $arm uname -m >/dev/null
     $1 container clone life clone >/dev/null
+    # Podman 4.3 clones neither annotations nor --userns: the program has to tell.
     run --separate-stderr $1 start --attach clone
-    if $1 inspect clone | jq -e '.[0].Config.Annotations | has("toolbx.arch")' >/dev/null; then
-        prints aarch64
-    else # Podman 4.3 does not clone annotations
-        refused "xec format error"
-    fi
+    prints aarch64
     $1 rm life clone >/dev/null
 }
-@test "podman container clone" { in_each_scope clones; }
+@test "podman container clone" {
+    clones as_alice --userns=
+    clones as_alice --userns=keep-id
+}
 
 outlives_emulator() { # podman option
     $1 run --detach --name life $2 $annotated $arm sleep 100 >/dev/null

@@ -26,10 +26,11 @@ all_print() {
     prints "$expected"
 }
 
-@test "without the annotation the kernel cannot run a foreign program" {
-    run as_root run --rm --userns=auto $arm uname -m
+@test "without the hook the kernel cannot run a foreign program" {
+    mkdir -p "$RUN/hooks"
+    run as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $arm uname -m
     refused "xec format error"
-    run as_alice run --rm $arm uname -m
+    run as_alice --hooks-dir "$RUN/hooks" run --rm $arm uname -m
     refused "xec format error"
 }
 

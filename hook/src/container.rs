@@ -21,6 +21,7 @@ use crate::message::Call;
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
+use crate::toolbx;
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
 pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
@@ -40,6 +41,8 @@ pub struct Container {
     pub scope: Scope,
     /// Where binfmt_misc is to be mounted.
     pub mount_point: MountPoint,
+    /// Whether a program in it mounts binfmt_misc itself, so that ours must not be seen there.
+    pub mounts_itself: bool,
     /// Where its emulators go.
     pub emulator_place: EmulatorPlace,
     /// Whether uid 0 of our user namespace is somebody in its.
@@ -156,21 +159,22 @@ impl Process {
 }
 
 impl Container {
-    /// Opens the container whose first process `process` will be, to be served in `scope`.
+    /// Opens the container whose first process `process` will be, and which has its files in
+    /// `rootfs` ([`open_rootfs`]), to be served in `scope`.
     ///
     /// Fails if the process is gone, and if the place where binfmt_misc is to be mounted is
     /// anything else than it should be.
     pub fn open(
         process: Process,
+        rootfs: &OwnedFd,
         scope: Scope,
         state: &State,
         bundle: &Bundle,
         policy: &Policy,
     ) -> Result<Self> {
-        let rootfs = open_rootfs(&process, state, bundle)?;
         let mounts = process.read("mountinfo")?;
-        let emulator_place = emulator_place(&rootfs, bundle, policy, &mounts);
-        let mount_point = open_mount_point(&rootfs, &state.id, &mounts, &emulator_place)?;
+        let emulator_place = emulator_place(rootfs, bundle, policy, &mounts);
+        let mount_point = open_mount_point(rootfs, &state.id, &mounts, &emulator_place)?;
         let enters_user_namespace = !process.is_in_our_user_namespace()?;
         let maps_our_root = !enters_user_namespace || maps_uid(&process.read("uid_map")?, 0);
         process.ensure_alive()?;
@@ -179,6 +183,7 @@ impl Container {
             enters_user_namespace,
             scope,
             mount_point,
+            mounts_itself: bundle.config.command.as_ref().is_some_and(toolbx::is_toolbx),
             emulator_place,
             maps_our_root,
             pidfd: process.pidfd,
@@ -207,7 +212,7 @@ fn maps_uid(uid_map: &str, uid: u32) -> bool {
 }
 
 /// Opens the directory that will become the container's root, in its mount namespace.
-fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<OwnedFd> {
+pub fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<OwnedFd> {
     let path = bundle.rootfs().or_else(|| state.root.clone()).with_context(|| {
         format!("container {}: neither config.json nor the state names its rootfs", state.id)
     })?;

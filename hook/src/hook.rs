@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 use std::time::Instant;
 
@@ -9,23 +10,27 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::arch::{self, Arch};
-use crate::binfmt::{Entry, Handler, visible_path};
-use crate::container::{Container, EmulatorPlace, Process};
+use crate::binfmt::{Entry, Handler, serving, visible_path};
+use crate::container::{self, Container, EmulatorPlace, Process};
+use crate::detect::{self, Detected};
 use crate::emulator::{self, Emulator};
 use crate::instance::{HOST_INSTANCE, Instance, Keep, Visible};
 use crate::log::{Log, Severity};
-use crate::message;
+use crate::message::{self, shown};
 use crate::oci::{self, Bundle, State};
 use crate::policy::{Credentials, Policy, Userns};
 use crate::precreate::Prepared;
-use crate::request::{self, Request};
+use crate::request::{self, Evidence, Need, Request, Wish};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
+use crate::toolbx;
 use crate::trust::{self, Caller};
 
 /// What is to be done to a container. Made by [`plan`], which changes nothing.
 #[derive(Debug)]
 pub struct Plan {
+    /// What is wanted, and why.
+    pub wish: Wish,
     /// The container.
     pub container: Container,
     /// What is to be registered; at least one.
@@ -84,6 +89,8 @@ pub enum Decision {
     Native,
     /// Handlers that are there already serve the container.
     Inherited(Scope),
+    /// Nobody asked, and it cannot be had, for this reason.
+    Left(String),
     /// This is to be done.
     Emulate(Box<Plan>),
 }
@@ -103,6 +110,7 @@ pub fn run(prepared: &Prepared) -> Result<()> {
     });
     let (severity, mut record) = match &served {
         Ok(None) => return Ok(()),
+        Ok(Some(record)) if record["warning"].is_string() => (Severity::Warning, record.clone()),
         Ok(Some(record)) => (Severity::Info, record.clone()),
         Err(error) => {
             (Severity::Error, json!({"decision": "refused", "error": message::line(error)}))
@@ -135,23 +143,93 @@ fn serve(state: &State, prepared: &Prepared) -> Result<Option<Value>> {
 }
 
 /// Decides what is to be done for the container of `state`. Reads only.
+///
+/// Fails where the container cannot have what it asks for, or what its first program needs. Whoever
+/// asks for nothing is not stopped by anything else.
 pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
-    let (annotations, bundle) = annotations(state)?;
-    if annotations.is_empty() {
+    let (annotations, bundle) = match annotations(state) {
+        Err(_) => return Ok(Decision::NotAsked),
+        annotations => annotations?,
+    };
+    let place = Place::find(state, bundle);
+    let evidence = evidence(annotations, place.as_ref().ok());
+    if evidence.is_native() {
         return Ok(Decision::NotAsked);
     }
     let caller = Caller::current()?;
     let policy = Policy::load(caller)?;
-    let targets = match request::decide(&annotations, &policy, Arch::is_native)? {
+    let request = request::decide(&evidence, &policy, Arch::is_native)?;
+    let wish = match request {
         Request::Nothing => return Ok(Decision::NotAsked),
         Request::Off => return Ok(Decision::Off),
         Request::Native => return Ok(Decision::Native),
-        Request::Emulate(targets) => targets,
+        Request::Emulate(wish) => wish,
     };
-    let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
-    let process = Process::open(state)?;
+    let (need, first) = (wish.need, wish.targets[0]);
+    let insists_on_private =
+        request::userns(&evidence.annotations, &policy)? == Some(Userns::Private);
+    let rules = Rules { policy: &policy, caller, prepared, insists_on_private };
+    match (place.and_then(|place| plan_for(wish, place, state, &rules)), need) {
+        (Err(why), Need::OtherPrograms) => Ok(Decision::Left(message::line(&why))),
+        (Err(why), Need::FirstProgram) if may_run_anyway(first) => {
+            Ok(Decision::Left(message::line(&why)))
+        }
+        (Err(why), Need::FirstProgram) => {
+            let detected = evidence.detected.map(|detected| detected.program).unwrap_or_default();
+            Err(why.context(format!(
+                "{} is a program for {}, which this machine does not run by itself",
+                shown(&detected.to_string_lossy()),
+                first.name
+            )))
+        }
+        (decision, _) => decision,
+    }
+}
+
+/// What holds for any container.
+struct Rules<'a> {
+    policy: &'a Policy,
+    caller: Caller,
+    prepared: &'a Prepared,
+    insists_on_private: bool,
+}
+
+/// Where a container is.
+struct Place {
+    bundle: Bundle,
+    process: Process,
+    rootfs: OwnedFd,
+}
+
+impl Place {
+    fn find(state: &State, bundle: Option<Bundle>) -> Result<Self> {
+        let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
+        let process = Process::open(state)?;
+        let rootfs = container::open_rootfs(&process, state, &bundle)?;
+        Ok(Self { bundle, process, rootfs })
+    }
+
+    fn detect(&self) -> Option<Detected> {
+        let command = self.bundle.config.command.clone()?;
+        detect::detect(self.rootfs.try_clone().ok()?, command)
+    }
+}
+
+/// What there is to know of a container, as far as its `place` was found.
+fn evidence(annotations: BTreeMap<String, String>, place: Option<&Place>) -> Evidence {
+    let command = place.and_then(|place| place.bundle.config.command.as_ref());
+    Evidence {
+        annotations,
+        toolbx: command.and_then(toolbx::architecture),
+        detected: place.and_then(Place::detect),
+    }
+}
+
+/// Decides how `wish` is met.
+fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
+    let Rules { policy, caller, prepared, insists_on_private } = *rules;
+    let Place { bundle, process, rootfs } = place;
     let scope = process.scope(&bundle)?;
-    let insists_on_private = request::userns(&annotations, &policy)? == Some(Userns::Private);
     ensure!(
         scope == Scope::Private || !insists_on_private,
         "annotation toolbx.arch.userns=private: the container has no user namespace of its own; \
@@ -161,7 +239,7 @@ pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
     ensure_network(state, prepared, &process, insists_on_private)?;
     let visible = visible();
     if scope == Scope::Host {
-        return inherit(visible.transpose()?.as_ref(), &targets);
+        return inherit(visible.transpose()?.as_ref(), &wish.targets);
     }
     // What cannot be read cannot be relied on, but the container can do without it.
     let (visible, unread) = match visible {
@@ -176,28 +254,31 @@ pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
             && policy.emulator_sha256.get(arch.name).is_none()
             && visible.as_ref().is_some_and(|visible| visible.serves(arch))
     };
-    let missing: Vec<_> = targets.into_iter().filter(|arch| !is_served(arch)).collect();
+    let missing: Vec<_> = wish.targets.iter().copied().filter(|arch| !is_served(arch)).collect();
     if missing.is_empty() {
         return Ok(Decision::Inherited(scope));
     }
-    let container = Container::open(process, scope, state, &bundle, &policy)?;
-    let emulations = missing
-        .into_iter()
-        .map(|arch| emulation(arch, &container, &policy, caller))
-        .collect::<Result<Vec<_>>>()?;
+    let container = Container::open(process, &rootfs, scope, state, &bundle, policy)?;
+    let emulations = emulations(&missing, wish.as_found, &container, rules)?;
+    if emulations.is_empty() {
+        return Ok(Decision::Inherited(scope));
+    }
     let (carries, mut lost) = carries(visible.as_ref(), &emulations, caller);
     lost.extend(unread);
     let keep = shares_ours.then(|| Keep::at(Path::new(HOST_INSTANCE))).flatten();
     let sysctls = prepared.sysctls.clone();
-    Ok(Decision::Emulate(Box::new(Plan {
-        container,
-        emulations,
-        visible,
-        carries,
-        lost,
-        keep,
-        sysctls,
-    })))
+    let plan = Plan { wish, container, emulations, visible, carries, lost, keep, sysctls };
+    Ok(Decision::Emulate(Box::new(plan)))
+}
+
+/// Whether a handler that we cannot judge may run programs of `arch` in the container: one without
+/// flag F does, if the image brings the emulator.
+fn may_run_anyway(arch: &Arch) -> bool {
+    match visible() {
+        None => false,
+        Some(Err(_)) => true,
+        Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),
+    }
 }
 
 /// The container's annotations, and its bundle, if that had to be looked for: some runtimes leave
@@ -251,13 +332,27 @@ fn ensure_network(
     Ok(())
 }
 
-fn emulation(
-    arch: &'static Arch,
+/// The emulators and handlers for `targets`; with `as_found`, without those that have no emulator.
+fn emulations(
+    targets: &[&'static Arch],
+    as_found: bool,
     container: &Container,
-    policy: &Policy,
-    caller: Caller,
-) -> Result<Emulation> {
-    let emulator = emulator::find(arch, policy, caller)?;
+    rules: &Rules,
+) -> Result<Vec<Emulation>> {
+    let all = targets.iter().map(|arch| emulation(arch, container, rules));
+    if !as_found {
+        return all.collect();
+    }
+    let (found, mut missing): (Vec<_>, Vec<_>) = all.partition(Result::is_ok);
+    if found.is_empty() {
+        return Err(missing.remove(0).expect_err("partitioned"));
+    }
+    found.into_iter().collect()
+}
+
+fn emulation(arch: &'static Arch, container: &Container, rules: &Rules) -> Result<Emulation> {
+    let policy = rules.policy;
+    let emulator = emulator::find(arch, policy, rules.caller)?;
     let not_shown = match container.emulator_place {
         EmulatorPlace::Dev(_) if container.maps_owner_of(&emulator) => {
             Some("its owner is somebody in the container, who could change it")
@@ -340,10 +435,13 @@ fn record(decision: &Decision) -> Option<Value> {
         Decision::NotAsked => return None,
         Decision::Off => json!({"decision": "off"}),
         Decision::Native => json!({"decision": "native"}),
+        Decision::Left(why) => json!({"decision": "left", "why": why}),
         Decision::Inherited(scope) => json!({"decision": "inherited", "scope": scope.name()}),
         Decision::Emulate(plan) => json!({
             "decision": "emulated",
             "scope": plan.container.scope.name(),
+            "sources": plan.wish.sources.iter().cloned().collect::<BTreeMap<_, _>>(),
+            "warning": plan.wish.contradiction,
             "not_shown": plan.emulations.iter().find_map(|emulation| emulation.not_shown),
             "targets": plan.emulations.iter().map(|Emulation { emulator, handler, .. }| json!({
                 "target": handler.arch.name,

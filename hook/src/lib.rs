@@ -1,13 +1,14 @@
 //! toolbx-arch makes containers of another CPU architecture simply run.
 //!
-//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `policy`,
-//! `request`, `container`, `scope`, `emulator` and `trust`; `sandbox::apply` does, with
+//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `detect`,
+//! `policy`, `request`, `container`, `scope`, `emulator` and `trust`; `sandbox::apply` does, with
 //! [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt` and `message` are used by all of them.
 //! [`precreate`] is Podman's earlier stage, which only rewrites a config.json, with [`json`].
 
 pub mod arch;
 pub mod binfmt;
 pub mod container;
+pub mod detect;
 pub mod elf;
 pub mod emulator;
 pub mod hook;
@@ -22,4 +23,5 @@ pub mod precreate;
 pub mod request;
 pub mod sandbox;
 pub mod scope;
+pub mod toolbx;
 pub mod trust;

@@ -14,8 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::request;
 
@@ -109,9 +110,41 @@ pub struct Config {
     pub mounts: Option<Vec<Mount>>,
     /// The part for Linux.
     pub linux: Option<Linux>,
+    /// What the container begins with.
+    #[serde(rename = "process", default, deserialize_with = "if_understood")]
+    pub command: Option<Command>,
     /// The same as the state's.
     #[serde(default, deserialize_with = "our_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Of config.json's `process`, what decides which file is executed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Command {
+    /// The command line.
+    #[serde(default, deserialize_with = "or_default")]
+    pub args: Vec<String>,
+    /// `NAME=VALUE`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub env: Vec<String>,
+    /// The working directory, absolute.
+    #[serde(default, deserialize_with = "or_default")]
+    pub cwd: PathBuf,
+}
+
+/// A member that is not what it should be counts as missing: the runtime will say so.
+pub fn if_understood<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let text = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(text.get()).ok())
+}
+
+/// A member that is null counts as missing.
+pub fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// config.json's `root`.

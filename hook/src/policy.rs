@@ -43,6 +43,8 @@ pub struct Policy {
     pub credentials: Credentials,
     /// Whether the emulator's file is shown in the container.
     pub inject: bool,
+    /// Whether containers that ask for nothing are looked into.
+    pub detect: bool,
     /// Which foreign containers get a user namespace of their own, where Podman runs our stage
     /// `precreate`.
     pub userns: Userns,
@@ -62,6 +64,7 @@ struct Layer {
     architectures: Option<Vec<Allowed>>,
     credentials: Option<Credentials>,
     inject: Option<bool>,
+    detect: Option<bool>,
     userns: Option<Userns>,
     annotations: Option<Vec<Annotation>>,
 }
@@ -173,6 +176,7 @@ impl Policy {
             architectures: layer.architectures.unwrap_or(self.architectures),
             credentials: layer.credentials.unwrap_or(self.credentials),
             inject: layer.inject.unwrap_or(self.inject),
+            detect: layer.detect.unwrap_or(self.detect),
             userns: layer.userns.unwrap_or(self.userns),
             annotations: layer.annotations.unwrap_or(self.annotations),
         })

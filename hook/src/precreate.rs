@@ -10,20 +10,23 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::{Deserialize, Deserializer, Serialize};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::arch::Arch;
 use crate::container;
+use crate::detect::{self, Detected};
 use crate::hook;
 use crate::json::Object;
 use crate::log::{Log, Severity};
 use crate::message;
 use crate::oci::{self, Namespace};
 use crate::policy::{Policy, Userns};
-use crate::request::{self, Request};
+use crate::request::{self, Evidence, Need, Request};
 use crate::scope::Scope;
+use crate::toolbx;
 use crate::trust::Caller;
 
 /// Below it an ordinary program cannot listen (ip(7)); in a user namespace root is one.
@@ -74,13 +77,28 @@ impl Prepared {
 struct Asking {
     #[serde(default, deserialize_with = "oci::our_annotations")]
     annotations: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "oci::if_understood")]
+    root: Option<oci::Root>,
+    #[serde(rename = "process", default, deserialize_with = "oci::if_understood")]
+    command: Option<oci::Command>,
+}
+
+impl Asking {
+    /// What tells in the container's file system, which Podman has mounted by now; its volumes are
+    /// not there yet.
+    fn detect(&self) -> Option<Detected> {
+        let root = &self.root.as_ref().filter(|root| root.path.is_absolute())?.path;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
+        detect::detect(root, self.command.clone()?)
+    }
 }
 
 /// Those parts that decide how its container can have a user namespace.
 #[derive(Debug, Default, Deserialize)]
 struct Config {
     process: Option<Process>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     mounts: Vec<Mount>,
     linux: Option<Linux>,
 }
@@ -92,39 +110,32 @@ struct Process {
 
 #[derive(Debug, Default, Deserialize)]
 struct Capabilities {
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     bounding: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Mount {
     destination: PathBuf,
-    #[serde(rename = "type", default, deserialize_with = "or_default")]
+    #[serde(rename = "type", default, deserialize_with = "oci::or_default")]
     fs_type: String,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     options: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Linux {
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     namespaces: Vec<Namespace>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     uid_mappings: Vec<IdMapping>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     gid_mappings: Vec<IdMapping>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     sysctl: BTreeMap<String, String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "oci::or_default")]
     cgroups_path: String,
-}
-
-/// A member that is null counts as missing.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// An element of config.json's `uidMappings` and `gidMappings`.
@@ -231,17 +242,21 @@ fn filter(text: &str) -> Result<Outcome> {
     // serde would take a list for an object with its values in order.
     ensure!(text.trim_start().starts_with('{'), "config.json on standard input is no object");
     let asking: Asking = serde_json::from_str(text).map_err(|error| malformed(&error))?;
-    let annotations = asking.annotations.unwrap_or_default();
-    if annotations.is_empty() {
+    let evidence = Evidence {
+        detected: asking.detect(),
+        toolbx: asking.command.as_ref().and_then(toolbx::architecture),
+        annotations: asking.annotations.unwrap_or_default(),
+    };
+    if evidence.is_native() {
         return Ok(Outcome::NotAsked);
     }
     let policy = Policy::load(Caller::current()?)?;
-    let Request::Emulate(targets) = request::decide(&annotations, &policy, Arch::is_native)? else {
+    let Request::Emulate(wish) = request::decide(&evidence, &policy, Arch::is_native)? else {
         return Ok(Outcome::NotAsked);
     };
     let engine = Engine::current()?;
-    let wish = request::userns(&annotations, &policy)?;
-    let wanted = match wish.unwrap_or(policy.userns) {
+    let userns = request::userns(&evidence.annotations, &policy)?;
+    let wanted = match userns.unwrap_or(policy.userns) {
         Userns::Private => true,
         Userns::Rootful => engine.scope == Scope::Host,
         Userns::Engine => false,
@@ -253,7 +268,8 @@ fn filter(text: &str) -> Result<Outcome> {
     match plan(&config, &engine).and_then(|rewrite| Ok((apply(text, &rewrite)?, rewrite))) {
         Ok((text, rewrite)) => Ok(Outcome::Rewritten { text, warnings: rewrite.warnings }),
         // Nobody insists, and the container can be served as it is.
-        Err(why) if wish.is_none() && is_served_by(engine.scope, &targets) => {
+        Err(why) if wish.need != Need::Asked => Ok(Outcome::Left(message::line(&why))),
+        Err(why) if userns.is_none() && is_served_by(engine.scope, &wish.targets) => {
             Ok(Outcome::Left(message::line(&why)))
         }
         Err(why) => Err(why.context("no user namespace of its own for this container")),

@@ -5,20 +5,47 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail, ensure};
 
 use crate::arch::{self, ARCHES, Arch};
+use crate::detect::Detected;
 use crate::message::shown;
 use crate::policy::{Annotation, Policy, Userns};
 
 /// What a container wants of this hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// No annotation is for us.
+    /// Nothing is for us, and no program of another architecture was seen.
     Nothing,
     /// `none`: leave the container alone.
     Off,
     /// Architectures that the host runs without help.
     Native,
-    /// Programs of these targets are to be emulated; at least one, none twice.
-    Emulate(Vec<&'static Arch>),
+    /// Programs of other architectures are to be emulated.
+    Emulate(Wish),
+}
+
+/// What is to be emulated, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// At least one, none twice.
+    pub targets: Vec<&'static Arch>,
+    /// Whether those of `targets` that have no emulator may be left out.
+    pub as_found: bool,
+    /// Who wants it.
+    pub need: Need,
+    /// What each source said, the one that comes first at the front.
+    pub sources: Vec<(&'static str, String)>,
+    /// Where they contradict each other.
+    pub contradiction: Option<String>,
+}
+
+/// Who wants a container to be emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The user, or who made the container.
+    Asked,
+    /// The program that the container begins with.
+    FirstProgram,
+    /// Other programs in the container; it may do without them.
+    OtherPrograms,
 }
 
 /// The user's request.
@@ -30,45 +57,139 @@ const USERNS: &str = "toolbx.arch.userns";
 /// Toolbx's record.
 const TOOLBOX: &str = "toolbox-arch";
 
+/// The annotations that name architectures, the first one first.
+const WISHES: [(&str, Annotation); 2] = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)];
+
 /// Whether an annotation is for us.
 #[must_use]
 pub fn is_ours(key: &str) -> bool {
     key == ARCH || key == TOOLBOX || key.starts_with(FINER)
 }
 
-/// Reads the annotations as `policy` permits.
+/// What a container says about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Those that are for us.
+    pub annotations: BTreeMap<String, String>,
+    /// Which architecture Toolbx made it for.
+    pub toolbx: Option<&'static Arch>,
+    /// What its programs are.
+    pub detected: Option<Detected>,
+}
+
+impl Evidence {
+    /// Whether nothing asks for anything, and nothing is seen that the host would not run itself:
+    /// then no policy matters.
+    #[must_use]
+    pub fn is_native(&self) -> bool {
+        let foreign = self.detected.as_ref().map(|detected| detected.arch).into_iter();
+        self.annotations.is_empty() && foreign.chain(self.toolbx).all(Arch::is_native)
+    }
+}
+
+/// Decides by the `evidence`, as `policy` permits.
 ///
-/// The user's annotation comes before Toolbx's. `is_native` says what the host runs itself.
+/// The user's annotation comes before Toolbx's, both before Toolbx's arguments, and all before what
+/// was detected; but a program of yet another architecture is served too. `is_native` says what the host runs itself.
 /// Fails on a name that nobody knows, on what the policy forbids, and on an annotation in our
 /// name space that this version does not understand: a wish is never silently ignored.
 pub fn decide(
-    annotations: &BTreeMap<String, String>,
+    evidence: &Evidence,
     policy: &Policy,
     is_native: impl Fn(&Arch) -> bool,
 ) -> Result<Request> {
-    let wish = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)]
+    let Evidence { annotations, toolbx, detected } = evidence;
+    let asked = match asked(annotations, policy)? {
+        Asked::Off => return Ok(Request::Off),
+        asked => asked,
+    };
+    let foreign = detected.as_ref().filter(|detected| policy.detect && !is_native(detected.arch));
+    let mut wish = Wish {
+        targets: Vec::new(),
+        as_found: asked == Asked::All,
+        need: match foreign {
+            _ if asked != Asked::Nothing => Need::Asked,
+            Some(detected) if detected.is_first => Need::FirstProgram,
+            _ => Need::OtherPrograms,
+        },
+        sources: source(annotations).into_iter().collect(),
+        contradiction: None,
+    };
+    match &asked {
+        Asked::Off => {}
+        Asked::Nothing => {
+            wish.targets.extend(*toolbx);
+            wish.sources
+                .extend(toolbx.map(|arch| ("toolbox init-container", arch.name.to_owned())));
+        }
+        Asked::Auto => ensure!(
+            detected.is_some(),
+            "annotation {ARCH}=auto: no program in the container tells its architecture; name it"
+        ),
+        Asked::All => wish.targets.extend(ARCHES.iter().filter(|arch| policy.allows(arch))),
+        Asked::These(named) => wish.targets.clone_from(named),
+    }
+    wish.targets.retain(|arch| !is_native(arch));
+    if let Some(Detected { arch, program, .. }) = foreign {
+        let found = format!("{} is for {}", program.display(), arch.name);
+        if let (Asked::These(_), false) = (&asked, wish.targets.contains(arch)) {
+            wish.contradiction = Some(format!("{found}, which was not asked for; both are served"));
+        }
+        wish.sources.push(("program", found));
+        if !wish.targets.contains(arch) {
+            wish.targets.push(arch);
+        }
+    }
+    if asked == Asked::Nothing {
+        wish.targets.retain(|arch| policy.allows(arch));
+    }
+    if let Some(forbidden) = wish.targets.iter().find(|arch| !policy.allows(arch)) {
+        bail!("the policy does not allow {}; add it to the policy's architectures", forbidden.name);
+    }
+    Ok(match asked {
+        _ if !wish.targets.is_empty() => Request::Emulate(wish),
+        Asked::Nothing => Request::Nothing,
+        _ => Request::Native,
+    })
+}
+
+/// What the annotations ask for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Off,
+    /// What will be detected.
+    Auto,
+    /// All that there are emulators for.
+    All,
+    These(Vec<&'static Arch>),
+}
+
+fn asked(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Asked> {
+    let wish = WISHES
         .into_iter()
         .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?)));
-    let off = wish.is_some_and(|(.., value)| value.trim().eq_ignore_ascii_case("none"));
+    let is = |word: &str| wish.is_some_and(|(.., value)| value.trim().eq_ignore_ascii_case(word));
     let unknown = annotations.keys().find(|key| key.starts_with(FINER) && *key != USERNS);
-    if let (Some(unknown), false) = (unknown, off) {
+    if let (Some(unknown), false) = (unknown, is("none")) {
         bail!(
             "annotation {} is not known to this version of toolbx-arch; remove it, or upgrade",
             shown(unknown)
         );
     }
-    let Some((key, annotation, value)) = wish else { return Ok(Request::Nothing) };
+    let Some((key, annotation, value)) = wish else { return Ok(Asked::Nothing) };
     ensure_may_decide(key, annotation, policy)?;
-    if off {
-        return Ok(Request::Off);
-    }
-    userns(annotations, policy)?;
-    let mut targets = parse(key, value)?;
-    targets.retain(|arch| !is_native(arch));
-    if let Some(forbidden) = targets.iter().find(|arch| !policy.allows(arch)) {
-        bail!("the policy does not allow {}; add it to the policy's architectures", forbidden.name);
-    }
-    Ok(if targets.is_empty() { Request::Native } else { Request::Emulate(targets) })
+    Ok(match () {
+        () if is("none") => Asked::Off,
+        () if is("auto") => Asked::Auto,
+        () if is("all") => Asked::All,
+        () => Asked::These(parse(key, value)?),
+    })
+}
+
+/// Which annotation decides, and what it says, fit for a log.
+fn source(annotations: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
+    WISHES.into_iter().find_map(|(key, _)| Some((key, shown(annotations.get(key)?))))
 }
 
 /// What the annotations say about a user namespace, if anything. Fails on any other value than
@@ -109,10 +230,6 @@ fn parse(key: &str, value: &str) -> Result<Vec<&'static Arch>> {
             !name.is_empty(),
             "annotation {key}={} has an empty name in it; write {key}=NAME[,NAME…] or {key}=none",
             shown(value)
-        );
-        ensure!(
-            !name.eq_ignore_ascii_case("auto"),
-            "annotation {key}=auto: detection is not in this version; name the architecture"
         );
         let Some(arch) = arch::find(name) else {
             bail!("annotation {key}: {}", arch::unknown(name));

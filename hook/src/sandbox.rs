@@ -106,17 +106,21 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
 fn clones<'a>(
     files: impl Iterator<Item = (&'a Path, &'a File)>,
 ) -> Result<BTreeMap<&'a Path, OwnedFd>> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
     files
         .map(|(path, file)| {
-            let clone = rustix::mount::open_tree(file, "", flags)
-                .call(|| format!("open_tree {}", path.display()))?;
+            let clone = clone_of(file).call(|| format!("open_tree {}", path.display()))?;
             kernel::make_inert(&clone).call(|| format!("mount_setattr {}", path.display()))?;
             Ok((path, clone))
         })
         .collect()
+}
+
+/// A detached mount of what `place` shows.
+fn clone_of(place: impl AsFd) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(place, "", flags)
 }
 
 /// The emulators of our own handlers.
@@ -306,8 +310,15 @@ fn refused_mount() -> String {
 fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
     // A second mount of the same instance. Making the first one read-only would be EBUSY as long
     // as a writer of `register` is open.
-    move_mount(&mount(READ_ONLY, container)?, place)
-        .call(|| format!("mount binfmt_misc in container {}", container.id))
+    let call = |call: &str| format!("{call} binfmt_misc in container {}", container.id);
+    // As it looks without a mount, to be laid on top of ours, which lives all the same.
+    let untouched = if container.mounts_itself {
+        Some(clone_of(place).call(|| call("open_tree"))?)
+    } else {
+        None
+    };
+    move_mount(&mount(READ_ONLY, container)?, place).call(|| call("mount"))?;
+    untouched.map_or(Ok(()), |untouched| move_mount(&untouched, place).call(|| call("cover")))
 }
 
 /// What others have in the instance already. Fails, before anything is added, where that is in our

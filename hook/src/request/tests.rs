@@ -1,13 +1,27 @@
 use super::*;
 
-fn ask(pairs: &[(&str, &str)], policy: &str) -> Result<Request> {
+fn request(pairs: &[(&str, &str)], program: Option<(&str, bool)>, policy: &str) -> Result<Request> {
     let annotations = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let policy = Policy::default().overridden_by(policy, "policy".as_ref())?;
-    decide(&annotations, &policy, |arch| arch.name == "x86_64")
+    let detected = program.map(|(name, is_first)| Detected {
+        arch: arch::find(name).unwrap(),
+        program: "/bin/x".into(),
+        is_first,
+    });
+    let evidence = Evidence { annotations, toolbx: None, detected };
+    decide(&evidence, &policy, |arch| arch.name == "x86_64")
 }
 
-fn emulate(names: &[&str]) -> Request {
-    Request::Emulate(names.iter().map(|name| arch::find(name).unwrap()).collect())
+fn ask(pairs: &[(&str, &str)], policy: &str) -> Result<Request> {
+    request(pairs, None, policy)
+}
+
+/// The names of the targets that are to be emulated.
+fn targets(request: Result<Request>) -> Vec<&'static str> {
+    match request.unwrap() {
+        Request::Emulate(wish) => wish.targets.iter().map(|arch| arch.name).collect(),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -16,26 +30,91 @@ fn annotations_decide() {
         (&[][..], Request::Nothing),
         (&[("other", "arm64")], Request::Nothing),
         (&[("toolbx.architecture", "arm64")], Request::Nothing),
-        (&[("toolbx.arch", "arm64")], emulate(&["aarch64"])),
-        (&[("toolbox-arch", "ppc64le")], emulate(&["ppc64le"])),
-        (&[("toolbx.arch", "arm64"), ("toolbox-arch", "s390x")], emulate(&["aarch64"])),
-        (&[("toolbx.arch", "arm64, s390x ,aarch64")], emulate(&["aarch64", "s390x"])),
-        (&[("toolbx.arch", "arm64 s390x\taarch64")], emulate(&["aarch64", "s390x"])),
+        (&[("toolbx.arch.userns", "private")], Request::Nothing),
         (&[("toolbx.arch", "none")], Request::Off),
         (&[("toolbx.arch", " None ")], Request::Off),
         (&[("toolbx.arch", "none"), ("toolbx.arch.cpu", "max")], Request::Off),
         (&[("toolbx.arch", "amd64")], Request::Native),
-        (&[("toolbx.arch", "amd64,arm64")], emulate(&["aarch64"])),
     ] {
         assert_eq!(ask(pairs, "{}").unwrap(), request, "{pairs:?}");
     }
+    for (pairs, names) in [
+        (&[("toolbx.arch", "arm64")][..], &["aarch64"][..]),
+        (&[("toolbox-arch", "ppc64le")], &["ppc64le"]),
+        (&[("toolbx.arch", "arm64"), ("toolbox-arch", "s390x")], &["aarch64"]),
+        (&[("toolbx.arch", "arm64, s390x ,aarch64")], &["aarch64", "s390x"]),
+        (&[("toolbx.arch", "arm64 s390x\taarch64")], &["aarch64", "s390x"]),
+        (&[("toolbx.arch", "amd64,arm64")], &["aarch64"]),
+    ] {
+        assert_eq!(targets(ask(pairs, "{}")), names, "{pairs:?}");
+    }
+}
+
+#[test]
+fn what_was_detected_decides_where_nobody_asks() {
+    let wish = |program| match request(&[], Some(program), "{}").unwrap() {
+        Request::Emulate(wish) => (wish.targets[0].name, wish.need),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(wish(("arm64", true)), ("aarch64", Need::FirstProgram));
+    assert_eq!(wish(("arm64", false)), ("aarch64", Need::OtherPrograms));
+    for (program, policy) in [
+        ("amd64", "{}"),
+        ("arm64", r#"{"detect": false}"#),
+        ("arm64", r#"{"architectures": ["s390x"]}"#),
+    ] {
+        let request = request(&[], Some((program, true)), policy).unwrap();
+        assert_eq!(request, Request::Nothing, "{program} {policy}");
+    }
+}
+
+#[test]
+fn a_contradiction_serves_both_and_warns() {
+    let wish = |annotation, program| match request(
+        &[("toolbx.arch", annotation)],
+        Some((program, true)),
+        "{}",
+    )
+    .unwrap()
+    {
+        Request::Emulate(wish) => wish,
+        other => panic!("{other:?}"),
+    };
+    let both = wish("arm64", "s390x");
+    assert_eq!(both.targets.iter().map(|a| a.name).collect::<Vec<_>>(), ["aarch64", "s390x"]);
+    assert_eq!(both.need, Need::Asked);
+    assert_eq!(
+        both.contradiction.unwrap(),
+        "/bin/x is for s390x, which was not asked for; both are served"
+    );
+    assert_eq!(
+        both.sources,
+        [("toolbx.arch", "\"arm64\"".to_owned()), ("program", "/bin/x is for s390x".to_owned())]
+    );
+    assert_eq!(wish("amd64", "s390x").targets[0].name, "s390x");
+    assert!(wish("amd64", "s390x").contradiction.is_some());
+    assert!(wish("s390x", "s390x").contradiction.is_none());
+    assert!(wish("arm64", "amd64").contradiction.is_none());
+}
+
+#[test]
+fn auto_and_all() {
+    let auto = &[("toolbx.arch", "auto")];
+    assert_eq!(targets(request(auto, Some(("arm64", true)), "{}")), ["aarch64"]);
+    assert_eq!(request(auto, Some(("amd64", true)), "{}").unwrap(), Request::Native);
+    let error = ask(auto, "{}").unwrap_err().to_string();
+    assert!(error.contains("name it"), "{error}");
+
+    let all = &[("toolbx.arch", "All")];
+    assert_eq!(targets(ask(all, "{}")).len(), ARCHES.len() - 1);
+    assert_eq!(targets(ask(all, r#"{"architectures": ["arm64", "s390x"]}"#)), ["s390x", "aarch64"]);
 }
 
 #[test]
 fn every_target_at_once() {
     let all: Vec<_> = ARCHES.iter().map(|arch| arch.name).collect();
     let foreign: Vec<_> = all.iter().copied().filter(|name| *name != "x86_64").collect();
-    assert_eq!(ask(&[("toolbx.arch", &all.join(","))], "{}").unwrap(), emulate(&foreign));
+    assert_eq!(targets(ask(&[("toolbx.arch", &all.join(","))], "{}")), foreign);
 }
 
 #[test]
@@ -52,7 +131,7 @@ fn bad_values_are_refused_in_one_line() {
         ("../../etc", "unknown architecture"),
         ("arm65", "did you mean"),
         ("none,arm64", "unknown architecture \"none\""),
-        ("auto", "name the architecture"),
+        ("auto,arm64", "unknown architecture \"auto\""),
         ("arm\u{7}64", "\"arm\\u{7}64\""),
         (&long, "unknown architecture"),
         (&many, "names more than 34 architectures"),
@@ -72,7 +151,7 @@ fn the_policy_is_above_the_annotation() {
     assert!(error.contains("does not allow aarch64"), "{error}");
     let error = ask(arm, r#"{"annotations": ["toolbox-arch"]}"#).unwrap_err().to_string();
     assert!(error.contains("annotation toolbx.arch"), "{error}");
-    assert_eq!(ask(arm, r#"{"architectures": ["arm64"]}"#).unwrap(), emulate(&["aarch64"]));
+    assert_eq!(targets(ask(arm, r#"{"architectures": ["arm64"]}"#)), ["aarch64"]);
     // The host needs no emulation for its own programs, so there is nothing to allow.
     let native = ask(&[("toolbx.arch", "amd64")], r#"{"architectures": []}"#);
     assert_eq!(native.unwrap(), Request::Native);
