@@ -172,7 +172,7 @@ plain() { # podman-run-arguments… : as root, without any --userns
 @test "a joined pid namespace is refused" {
     as_root run --detach --name other localhost/busybox:amd64 sleep 100 >/dev/null
     plain --pid container:other $arm uname -m
-    refused "it joins another container's pid namespace" "run both with --userns=auto"
+    refused "it joins another container's pid namespace" "run the other container with --userns=auto"
     logged 'decision="refused"' 'stage="precreate"'
 }
 

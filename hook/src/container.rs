@@ -2,22 +2,19 @@
 //! its first program has not been executed. Everything is opened here, once, through
 //! `/proc/PID/root` and without entering; nothing is changed.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{
-    AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, StatxFlags,
-};
+use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::emulator::Emulator;
 use crate::message::Call;
+use crate::mountinfo::{Mount, is_shared, mount_id};
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
@@ -320,101 +317,9 @@ fn fs_type(fd: impl AsFd, what: &str) -> Result<FsWord> {
     Ok(rustix::fs::fstatfs(fd).call(|| format!("fstatfs {what}"))?.f_type)
 }
 
-/// The id of the mount that `fd` lies on, as in mountinfo.
-fn mount_id(fd: impl AsFd) -> Result<u64> {
-    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
-        .map(|statx| statx.stx_mnt_id)
-        .call(|| "statx a mount id".into())
-}
-
-/// Whether the mount that `fd` lies on passes mounts on to others, by a process's mountinfo.
-pub fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
-    Ok(Mount::find(mountinfo, mount_id(fd)?)?.shared)
-}
-
-/// The mount points of a process, by its mountinfo, in the order in which they were mounted.
-#[must_use]
-pub fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
-    mountinfo.lines().filter_map(|line| Some(unescaped(line.split(' ').nth(4)?))).collect()
-}
-
-/// A path as mountinfo writes it: blanks and backslashes are octal there (`seq_path` in the kernel).
-fn unescaped(path: &str) -> PathBuf {
-    let mut parts = path.split('\\');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                bytes.extend(&part.as_bytes()[3..]);
-            }
-            None => bytes.extend(part.as_bytes()),
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
-/// A line of mountinfo (see `proc_pid_mountinfo`(5)).
-#[derive(Debug, PartialEq, Eq)]
-struct Mount<'a> {
-    id: u64,
-    device: u64,
-    /// Which directory of the file system is mounted.
-    root: &'a str,
-    /// Whether mounts on it are passed on to its peers.
-    shared: bool,
-}
-
-impl<'a> Mount<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let mut fields = line.split(' ');
-        let id = fields.next()?.parse().ok()?;
-        let (major, minor) = fields.nth(1)?.split_once(':')?;
-        let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-        let root = fields.next()?;
-        // Behind mount point and options, optional fields up to a lone "-".
-        let shared =
-            fields.skip(2).take_while(|field| *field != "-").any(|f| f.starts_with("shared:"));
-        Some(Self { id, device, root, shared })
-    }
-
-    fn find(mountinfo: &'a str, id: u64) -> Result<Self> {
-        let mut mounts = mountinfo.lines().filter_map(Self::parse);
-        mounts
-            .find(|mount| mount.id == id)
-            .with_context(|| format!("mount {id} is not in mountinfo"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_mountinfo() {
-        let mountinfo = "\
-22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw
-23 1 0:22 / /proc rw,relatime - proc proc rw
-24 1 0:23 /a /shared:9 rw,relatime master:5 - tmpfs shared:1 rw
-25 1 254:24 / /x rw shared:7 master:5 - tmpfs x rw
-broken
-";
-        for (id, shared) in [(22, true), (23, false), (24, false), (25, true)] {
-            assert_eq!(Mount::find(mountinfo, id).unwrap().shared, shared, "mount {id}");
-        }
-        assert_eq!(Mount::find(mountinfo, 24).unwrap().root, "/a");
-        assert_eq!(Mount::find(mountinfo, 25).unwrap().device, 0xfe18);
-        assert!(Mount::find(mountinfo, 2).is_err());
-    }
-
-    #[test]
-    fn knows_mount_points() {
-        let mountinfo = "\
-22 1 0:21 / /sys rw - sysfs sysfs rw
-23 22 0:22 / /sys/a\\040b\\134c rw shared:1 - tmpfs x rw
-";
-        assert_eq!(mount_points(mountinfo), ["/sys", "/sys/a b\\c"].map(PathBuf::from));
-    }
 
     #[test]
     fn knows_who_is_mapped() {

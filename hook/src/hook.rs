@@ -14,13 +14,13 @@ use crate::binfmt::{Entry, Handler, serving, visible_path};
 use crate::container::{self, Container, EmulatorPlace, Process};
 use crate::detect::{self, Detected};
 use crate::emulator::{self, Emulator};
-use crate::instance::{HOST_INSTANCE, Instance, Keep, Visible};
+use crate::instance::{BINFMT_MISC, Keep, Visible};
 use crate::log::{Log, Severity};
 use crate::message::{self, shown};
 use crate::oci::{self, Bundle, State};
-use crate::policy::{Credentials, Policy, Userns};
-use crate::precreate::Prepared;
-use crate::request::{self, Evidence, Need, Request, Wish};
+use crate::policy::{Credentials, Policy};
+use crate::prepared::Prepared;
+use crate::request::{self, Evidence, Need, Request, UsernsWish, Wish};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
 use crate::toolbx;
@@ -51,10 +51,8 @@ impl Plan {
     /// Whether the handlers that are visible without us would do.
     #[must_use]
     pub fn is_served_without_us(&self) -> bool {
-        let visible = self.visible.as_ref();
-        self.emulations
-            .iter()
-            .all(|emulation| visible.is_some_and(|visible| visible.serves(emulation.handler.arch)))
+        let targets: Vec<_> = self.emulations.iter().map(|e| e.handler.arch).collect();
+        self.visible.as_ref().is_some_and(|visible| visible.lacks(&targets).is_none())
     }
 }
 
@@ -147,42 +145,42 @@ fn serve(state: &State, prepared: &Prepared) -> Result<Option<Value>> {
 /// Fails where the container cannot have what it asks for, or what its first program needs. Whoever
 /// asks for nothing is not stopped by anything else.
 pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
-    let (annotations, bundle) = match annotations(state) {
-        Err(_) => return Ok(Decision::NotAsked),
-        annotations => annotations?,
-    };
+    let Ok((annotations, bundle)) = annotations(state) else { return Ok(Decision::NotAsked) };
     let place = Place::find(state, bundle);
     let evidence = evidence(annotations, place.as_ref().ok());
-    if evidence.is_native() {
-        return Ok(Decision::NotAsked);
-    }
-    let caller = Caller::current()?;
-    let policy = Policy::load(caller)?;
-    let request = request::decide(&evidence, &policy, Arch::is_native)?;
-    let wish = match request {
-        Request::Nothing => return Ok(Decision::NotAsked),
-        Request::Off => return Ok(Decision::Off),
-        Request::Native => return Ok(Decision::Native),
-        Request::Emulate(wish) => wish,
-    };
-    let (need, first) = (wish.need, wish.targets[0]);
-    let insists_on_private =
-        request::userns(&evidence.annotations, &policy)? == Some(Userns::Private);
-    let rules = Rules { policy: &policy, caller, prepared, insists_on_private };
-    match (place.and_then(|place| plan_for(wish, place, state, &rules)), need) {
-        (Err(why), Need::OtherPrograms) => Ok(Decision::Left(message::line(&why))),
-        (Err(why), Need::FirstProgram) if may_run_anyway(first) => {
-            Ok(Decision::Left(message::line(&why)))
-        }
-        (Err(why), Need::FirstProgram) => {
-            let detected = evidence.detected.map(|detected| detected.program).unwrap_or_default();
+    let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
+    match (need, plan_by(&evidence, place, state, prepared), evidence.detected) {
+        (Need::OtherPrograms, Err(why), _) => Ok(Decision::Left(message::line(&why))),
+        (Need::FirstProgram, Err(why), Some(Detected { arch, program, .. })) => {
+            if may_run_anyway(arch) {
+                return Ok(Decision::Left(message::line(&why)));
+            }
             Err(why.context(format!(
                 "{} is a program for {}, which this machine does not run by itself",
-                shown(&detected.to_string_lossy()),
-                first.name
+                shown(&program.to_string_lossy()),
+                arch.name
             )))
         }
-        (decision, _) => decision,
+        (_, decision, _) => decision,
+    }
+}
+
+/// Decides by the `evidence` and the policy.
+fn plan_by(
+    evidence: &Evidence,
+    place: Result<Place>,
+    state: &State,
+    prepared: &Prepared,
+) -> Result<Decision> {
+    let caller = Caller::current()?;
+    let policy = Policy::load(caller)?;
+    match request::decide(evidence, &policy, Arch::is_native)? {
+        Request::Nothing => Ok(Decision::NotAsked),
+        Request::Off => Ok(Decision::Off),
+        Request::Native => Ok(Decision::Native),
+        Request::Emulate(wish) => {
+            plan_for(wish, place?, state, &Rules { policy: &policy, caller, prepared })
+        }
     }
 }
 
@@ -191,7 +189,6 @@ struct Rules<'a> {
     policy: &'a Policy,
     caller: Caller,
     prepared: &'a Prepared,
-    insists_on_private: bool,
 }
 
 /// Where a container is.
@@ -227,7 +224,8 @@ fn evidence(annotations: BTreeMap<String, String>, place: Option<&Place>) -> Evi
 
 /// Decides how `wish` is met.
 fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
-    let Rules { policy, caller, prepared, insists_on_private } = *rules;
+    let Rules { policy, caller, prepared } = *rules;
+    let insists_on_private = wish.userns == Some(UsernsWish::Private);
     let Place { bundle, process, rootfs } = place;
     let scope = process.scope(&bundle)?;
     ensure!(
@@ -236,8 +234,14 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
          let Podman give it one, see PLAIN SUDO PODMAN RUN in toolbx-arch-hook(8), or run it with \
          --userns=auto or --userns=keep-id"
     );
-    ensure_network(state, prepared, &process, insists_on_private)?;
-    let visible = visible();
+    if !insists_on_private {
+        ensure_can_exec(state, prepared)?;
+    }
+    ensure!(
+        prepared.sysctls.is_empty() || !process.is_in_our_network_namespace()?,
+        "sysctls are to be set in the container's network, but that is the engine's own"
+    );
+    let visible = Visible::of_the_engine();
     if scope == Scope::Host {
         return inherit(visible.transpose()?.as_ref(), &wish.targets);
     }
@@ -265,7 +269,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     }
     let (carries, mut lost) = carries(visible.as_ref(), &emulations, caller);
     lost.extend(unread);
-    let keep = shares_ours.then(|| Keep::at(Path::new(HOST_INSTANCE))).flatten();
+    let keep = shares_ours.then(|| Keep::at(Path::new(BINFMT_MISC))).flatten();
     let sysctls = prepared.sysctls.clone();
     let plan = Plan { wish, container, emulations, visible, carries, lost, keep, sysctls };
     Ok(Decision::Emulate(Box::new(plan)))
@@ -274,7 +278,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
 /// Whether a handler that we cannot judge may run programs of `arch` in the container: one without
 /// flag F does, if the image brings the emulator.
 fn may_run_anyway(arch: &Arch) -> bool {
-    match visible() {
+    match Visible::of_the_engine() {
         None => false,
         Some(Err(_)) => true,
         Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),
@@ -291,12 +295,6 @@ fn annotations(state: &State) -> Result<(BTreeMap<String, String>, Option<Bundle
     Ok((bundle.config.annotations.clone().unwrap_or_default(), Some(bundle)))
 }
 
-/// What the engine's own processes have, if there is an instance.
-#[must_use]
-pub fn visible() -> Option<Result<Visible>> {
-    Instance::mounted_at(Path::new(HOST_INSTANCE)).map(|instance| instance.visible())
-}
-
 fn find_bundle(state: &State) -> Result<Bundle> {
     Bundle::find(state, &runtime_command())
 }
@@ -307,27 +305,15 @@ fn runtime_command() -> Vec<u8> {
     std::fs::read(path).unwrap_or_default()
 }
 
-/// Fails where `precreate` has made a user namespace that does not go with the container's network.
-///
-/// runc before 1.3 enters the user namespace before a network namespace from outside of it: the
-/// container could be started, and nothing ever executed in it afterwards.
-fn ensure_network(
-    state: &State,
-    prepared: &Prepared,
-    process: &Process,
-    insists_on_private: bool,
-) -> Result<()> {
+/// Fails where nothing could ever be executed in the container after its start: runc before 1.3
+/// enters the user namespace before a network namespace from outside of it.
+fn ensure_can_exec(state: &State, prepared: &Prepared) -> Result<()> {
     ensure!(
         !prepared.enters_network
-            || insists_on_private
             || oci::can_exec_into_foreign_network(&runtime_command(), &state.oci_version),
         "runc before 1.3 cannot exec (nor run health checks) in a container whose user namespace \
          is younger than its network; use crun, runc 1.3, --userns=auto or --network=none, or do \
          without exec: --annotation toolbx.arch.userns=private"
-    );
-    ensure!(
-        prepared.sysctls.is_empty() || !process.is_in_our_network_namespace()?,
-        "sysctls would be set in the network of the host; leave out --network=host"
     );
     Ok(())
 }
@@ -418,12 +404,13 @@ fn carry(entry: &Entry, caller: Caller) -> Result<Carry> {
 /// `visible` is what is registered on the host, if anything. Fails, with what to do, where a
 /// working handler for one of `targets` is missing.
 pub fn inherit(visible: Option<&Visible>, targets: &[&'static Arch]) -> Result<Decision> {
-    match targets.iter().find(|arch| !visible.is_some_and(|visible| visible.serves(arch))) {
+    match visible.map_or(targets.first().copied(), |visible| visible.lacks(targets)) {
         None => Ok(Decision::Inherited(Scope::Host)),
         Some(arch) => bail!(
             "the container has no user namespace of its own, so a handler for {} would be \
              registered for the whole machine; run it with --userns=auto, or as an ordinary user, \
-             or register a handler with flag F on the host",
+             or register a handler with flag F on the host, or see PLAIN SUDO PODMAN RUN in \
+             toolbx-arch-hook(8)",
             arch.name
         ),
     }

@@ -14,11 +14,12 @@ use rustix::io::Errno;
 
 use crate::arch::Arch;
 use crate::binfmt::{Entry, Handler, serving};
-use crate::container::{BINFMTFS_MAGIC, is_shared};
+use crate::container::BINFMTFS_MAGIC;
 use crate::message::Call;
+use crate::mountinfo::is_shared;
 
-/// Where the instance of a mount namespace is mounted.
-pub const HOST_INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
+/// Where a binfmt_misc is mounted, on a host as in a container.
+pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 /// Files of an instance that are not entries.
 const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
 /// More than anybody needs; keeps the hook's time (a second or so for these) and memory bounded.
@@ -40,6 +41,18 @@ pub struct Visible {
 }
 
 impl Visible {
+    /// What the engine's own processes have, if an instance is mounted where they look.
+    #[must_use]
+    pub fn of_the_engine() -> Option<Result<Self>> {
+        Instance::mounted_at(Path::new(BINFMT_MISC)).map(|instance| instance.visible())
+    }
+
+    /// The first of `targets` whose programs do not run in containers.
+    #[must_use]
+    pub fn lacks(&self, targets: &[&'static Arch]) -> Option<&'static Arch> {
+        targets.iter().copied().find(|arch| !self.serves(arch))
+    }
+
     /// Whether programs of `arch` run in containers too.
     #[must_use]
     pub fn serves(&self, arch: &Arch) -> bool {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use rustix::fs::OFlags;
 use rustix::process::{Resource, Rlimit};
-use toolbx_arch::precreate::Prepared;
+use toolbx_arch::prepared::Prepared;
 use toolbx_arch::{arch, hook, kernel, message, precreate};
 
 const HELP: &str = "\

@@ -292,8 +292,9 @@ pub fn sysctl_path(key: &str) -> PathBuf {
 /// outside its user namespace. By its command line, as in /proc/PID/cmdline, and the version of the
 /// runtime specification that it was built for.
 ///
-/// runc enters namespaces in an order that makes it possible since 1.3.0, whose specification is
-/// 1.2.1; runc 1.2 was built for 1.2.0. crun always could.
+/// runc enters namespaces in an order that makes it possible since 1.3.0 (its "two-stage join for
+/// setns"), whose specification is 1.2.1; runc 1.2 was built for 1.2.0. crun always could. A runc of
+/// another name is taken for a runtime that can.
 #[must_use]
 pub fn can_exec_into_foreign_network(cmdline: &[u8], oci_version: &str) -> bool {
     let program = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();

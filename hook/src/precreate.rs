@@ -16,60 +16,23 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::arch::Arch;
-use crate::container;
 use crate::detect::{self, Detected};
-use crate::hook;
+use crate::instance::{BINFMT_MISC, Visible};
 use crate::json::Object;
 use crate::log::{Log, Severity};
 use crate::message;
+use crate::mountinfo;
 use crate::oci::{self, Namespace};
 use crate::policy::{Policy, Userns};
-use crate::request::{self, Evidence, Need, Request};
+use crate::prepared::Prepared;
+use crate::request::{self, Evidence, Need, Request, UsernsWish};
 use crate::scope::Scope;
 use crate::toolbx;
 use crate::trust::Caller;
 
-/// Below it an ordinary program cannot listen (ip(7)); in a user namespace root is one.
+/// To listen on a port below it takes `CAP_NET_BIND_SERVICE` over the user namespace that owns the
+/// network (ip(7)).
 const PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
-
-/// What `create-runtime` has to do for a container that `precreate` has changed. It travels as
-/// arguments of the hook in config.json, where no image can put anything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Prepared {
-    /// Whether the container enters a network namespace that was made outside of its user
-    /// namespace.
-    pub enters_network: bool,
-    /// What is to be set in that network namespace, with the rights of its owner.
-    pub sysctls: BTreeMap<String, String>,
-}
-
-impl Prepared {
-    const ENTERS_NETWORK: &str = "--enters-network";
-    const SYSCTL: &str = "--sysctl=";
-
-    /// As arguments of `create-runtime`.
-    fn arguments(&self) -> Vec<String> {
-        let network = self.enters_network.then(|| Self::ENTERS_NETWORK.to_owned());
-        let sysctls =
-            self.sysctls.iter().map(|(key, value)| format!("{}{key}={value}", Self::SYSCTL));
-        network.into_iter().chain(sysctls).collect()
-    }
-
-    /// Understands the arguments of `create-runtime`. `None` if there is one that is none.
-    #[must_use]
-    pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
-        let mut prepared = Self::default();
-        for argument in arguments {
-            if *argument == Self::ENTERS_NETWORK {
-                prepared.enters_network = true;
-            } else {
-                let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
-                prepared.sysctls.insert(key.to_owned(), value.to_owned());
-            }
-        }
-        Some(prepared)
-    }
-}
 
 /// The part of a config.json that says whether it is for us; whatever else is in it then does not
 /// matter.
@@ -165,13 +128,49 @@ struct Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Network {
     /// One that the runtime makes, in the new user namespace.
-    Own,
+    RuntimeMade,
     /// One that the engine has made for it, outside.
-    Made,
+    EngineMade,
     /// Another container's, or one that the user named.
     Joined,
     /// The engine's own: the host's.
     Host,
+}
+
+/// A file system that can be mounted only with rights over the namespace that it shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    Sysfs,
+    Proc,
+}
+
+impl Bound {
+    fn fs_type(self) -> &'static str {
+        match self {
+            Self::Sysfs => "sysfs",
+            Self::Proc => "proc",
+        }
+    }
+
+    fn is(self, mount: &Mount) -> bool {
+        mount.fs_type == self.fs_type()
+    }
+
+    /// Where the engine has it.
+    fn source(self) -> &'static str {
+        match self {
+            Self::Sysfs => "/sys",
+            Self::Proc => "/proc",
+        }
+    }
+
+    /// How it is mounted. The older `ro` too, for a runtime that does not know the recursive one.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Sysfs => &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"],
+            Self::Proc => &["rbind", "rprivate", "nosuid", "noexec", "nodev"],
+        }
+    }
 }
 
 /// What is to be changed in a config.json.
@@ -179,10 +178,10 @@ enum Network {
 struct Rewrite {
     uid_map: Vec<IdMapping>,
     gid_map: Vec<IdMapping>,
-    /// File systems that cannot be mounted there, and become binds of the engine's.
-    bound: Vec<&'static str>,
-    /// File systems that can be neither mounted nor bound.
-    dropped: Vec<&'static str>,
+    /// What cannot be mounted there, and becomes a bind of the engine's.
+    bound: Vec<Bound>,
+    /// Whether the message queues are left out: they can be neither mounted nor bound.
+    drops_mqueue: bool,
     /// What the binds would show beyond those file systems.
     masked: Vec<PathBuf>,
     /// Left to `create-runtime`.
@@ -247,29 +246,41 @@ fn filter(text: &str) -> Result<Outcome> {
         toolbx: asking.command.as_ref().and_then(toolbx::architecture),
         annotations: asking.annotations.unwrap_or_default(),
     };
-    if evidence.is_native() {
-        return Ok(Outcome::NotAsked);
+    match evidence.need() {
+        None => Ok(Outcome::NotAsked),
+        Some(Need::Asked) => rewritten(text, &evidence),
+        // The container can do without: create-runtime says what is to be said.
+        Some(_) => {
+            Ok(rewritten(text, &evidence).unwrap_or_else(|why| Outcome::Left(message::line(&why))))
+        }
     }
+}
+
+/// Gives the container a user namespace, if it is to have one.
+fn rewritten(text: &str, evidence: &Evidence) -> Result<Outcome> {
     let policy = Policy::load(Caller::current()?)?;
-    let Request::Emulate(wish) = request::decide(&evidence, &policy, Arch::is_native)? else {
+    let Request::Emulate(wish) = request::decide(evidence, &policy, Arch::is_native)? else {
         return Ok(Outcome::NotAsked);
     };
-    let engine = Engine::current()?;
-    let userns = request::userns(&evidence.annotations, &policy)?;
-    let wanted = match userns.unwrap_or(policy.userns) {
-        Userns::Private => true,
-        Userns::Rootful => engine.scope == Scope::Host,
-        Userns::Engine => false,
+    let scope = Scope::without_user_namespace(Caller::current()?);
+    let wanted = match (wish.userns, policy.userns) {
+        (Some(UsernsWish::Private), _) | (None, Userns::Private) => true,
+        (None, Userns::Rootful) => scope == Scope::Host,
+        (Some(UsernsWish::Engine), _) | (None, Userns::Engine) => false,
     };
-    let config: Config = serde_json::from_str(text).map_err(|error| malformed(&error))?;
-    if !wanted || config.has_user_namespace()? {
+    if !wanted {
         return Ok(Outcome::NotAsked);
     }
+    let config: Config = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+    config.ensure_mappings_are_apart()?;
+    if config.namespace("user").is_some() {
+        return Ok(Outcome::NotAsked);
+    }
+    let engine = Engine::current(scope)?;
     match plan(&config, &engine).and_then(|rewrite| Ok((apply(text, &rewrite)?, rewrite))) {
         Ok((text, rewrite)) => Ok(Outcome::Rewritten { text, warnings: rewrite.warnings }),
         // Nobody insists, and the container can be served as it is.
-        Err(why) if wish.need != Need::Asked => Ok(Outcome::Left(message::line(&why))),
-        Err(why) if userns.is_none() && is_served_by(engine.scope, &wish.targets) => {
+        Err(why) if wish.userns.is_none() && is_served_by(scope, &wish.targets) => {
             Ok(Outcome::Left(message::line(&why)))
         }
         Err(why) => Err(why.context("no user namespace of its own for this container")),
@@ -279,9 +290,8 @@ fn filter(text: &str) -> Result<Outcome> {
 /// Whether containers without a user namespace can be served in `scope`.
 fn is_served_by(scope: Scope, targets: &[&'static Arch]) -> bool {
     scope != Scope::Host
-        || hook::visible().is_some_and(|visible| {
-            visible.is_ok_and(|visible| hook::inherit(Some(&visible), targets).is_ok())
-        })
+        || Visible::of_the_engine()
+            .is_some_and(|visible| visible.is_ok_and(|visible| visible.lacks(targets).is_none()))
 }
 
 fn malformed(error: &serde_json::Error) -> anyhow::Error {
@@ -293,9 +303,8 @@ impl Config {
         self.linux.iter().flat_map(|linux| &linux.namespaces).find(|ns| ns.kind == kind)
     }
 
-    /// Whether the engine gives the container a user namespace. Fails where the kernel would refuse
-    /// its mappings.
-    fn has_user_namespace(&self) -> Result<bool> {
+    /// Fails where the engine gives the container mappings that the kernel would refuse.
+    fn ensure_mappings_are_apart(&self) -> Result<()> {
         let linux = self.linux.as_ref();
         for (what, mappings) in [
             ("uid", linux.map(|linux| &linux.uid_mappings)),
@@ -310,7 +319,7 @@ impl Config {
                 }
             }
         }
-        Ok(self.namespace("user").is_some())
+        Ok(())
     }
 
     fn may(&self, capability: &str) -> bool {
@@ -321,8 +330,8 @@ impl Config {
     fn network(&self) -> Network {
         match self.namespace("network").map(|ns| &ns.path) {
             None => Network::Host,
-            Some(None) => Network::Own,
-            Some(Some(path)) if is_made_by_podman(path) => Network::Made,
+            Some(None) => Network::RuntimeMade,
+            Some(Some(path)) if is_made_by_podman(path) => Network::EngineMade,
             Some(Some(_)) => Network::Joined,
         }
     }
@@ -366,19 +375,15 @@ impl std::fmt::Display for IdMapping {
 }
 
 impl Engine {
-    fn current() -> Result<Self> {
+    fn current(scope: Scope) -> Result<Self> {
         let read =
             |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
-        let scope = match Caller::current()? {
-            Caller::Root => Scope::Host,
-            Caller::User { .. } => Scope::Shared,
-        };
         let port_start = format!("/proc/sys/{}", PORT_START.replace('.', "/"));
         Ok(Self {
             scope,
             uid_map: IdMapping::identity(&read("/proc/self/uid_map")?)?,
             gid_map: IdMapping::identity(&read("/proc/self/gid_map")?)?,
-            mounts: container::mount_points(&read("/proc/self/mountinfo")?),
+            mounts: mountinfo::mount_points(&read("/proc/self/mountinfo")?),
             port_start: read(&port_start)?.trim_end().parse().unwrap_or(1024),
         })
     }
@@ -391,47 +396,44 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
     ensure!(
         pid.is_none_or(|ns| ns.path.is_none()),
         "it joins another container's pid namespace, whose /proc cannot be mounted in a user \
-         namespace made later; leave out --pid, or run both with --userns=auto"
+         namespace made later; leave out --pid, or give both the same one: run the other container \
+         with --userns=auto, and this one with --userns=container: and --pid=container:"
     );
     let network = config.network();
     let own_ipc = config.namespace("ipc").is_some_and(|ns| ns.path.is_none());
     let mut bound = Vec::new();
-    if network != Network::Own {
-        bound.push("sysfs");
+    if network != Network::RuntimeMade {
+        bound.push(Bound::Sysfs);
     }
     if pid.is_none() {
-        bound.push("proc");
+        bound.push(Bound::Proc);
     }
     Ok(Rewrite {
         uid_map: engine.uid_map.clone(),
         gid_map: engine.gid_map.clone(),
         masked: masked(config, engine, &bound),
         bound,
-        dropped: if own_ipc { vec![] } else { vec!["mqueue"] },
+        drops_mqueue: !own_ipc,
         prepared: Prepared {
-            enters_network: matches!(network, Network::Made | Network::Joined),
+            enters_network: matches!(network, Network::EngineMade | Network::Joined),
             sysctls: sysctls(config, network),
         },
         warnings: warnings(config, engine, network),
     })
 }
 
-/// The directory of the engine that stands for a file system.
-fn source(fs_type: &str) -> &'static str {
-    if fs_type == "sysfs" { "/sys" } else { "/proc" }
-}
-
 /// What is mounted below the engine's /sys and /proc, and would come along: it is not in the file
 /// systems that the container was to get, and with the identity mapping its root is root there.
 ///
 /// Not: where the container has a mount of its own, and where our own will be.
-fn masked(config: &Config, engine: &Engine, bound: &[&str]) -> Vec<PathBuf> {
+fn masked(config: &Config, engine: &Engine, bound: &[Bound]) -> Vec<PathBuf> {
     // What holds others first.
     let points: BTreeSet<_> = engine.mounts.iter().collect();
     let mut masked: Vec<PathBuf> = Vec::new();
-    for mount in config.mounts.iter().filter(|mount| bound.contains(&&*mount.fs_type)) {
+    let is_bound = |mount| bound.iter().find(|bound| bound.is(mount)).map(|bound| (mount, bound));
+    for (mount, bound) in config.mounts.iter().filter_map(is_bound) {
         for point in &points {
-            let Ok(below) = point.strip_prefix(source(&mount.fs_type)) else { continue };
+            let Ok(below) = point.strip_prefix(bound.source()) else { continue };
             let place = mount.destination.join(below);
             let covered = |other: &Mount| {
                 other.destination != mount.destination
@@ -439,7 +441,7 @@ fn masked(config: &Config, engine: &Engine, bound: &[&str]) -> Vec<PathBuf> {
                     && other.destination.starts_with(&mount.destination)
             };
             if below.as_os_str().is_empty()
-                || place == Path::new(crate::instance::HOST_INSTANCE)
+                || place == Path::new(BINFMT_MISC)
                 || config.mounts.iter().any(covered)
                 || masked.iter().any(|masked| place.starts_with(masked))
             {
@@ -454,7 +456,7 @@ fn masked(config: &Config, engine: &Engine, bound: &[&str]) -> Vec<PathBuf> {
 /// What is to be set in the container's network from outside, since that belongs to the engine's
 /// user namespace.
 fn sysctls(config: &Config, network: Network) -> BTreeMap<String, String> {
-    if matches!(network, Network::Own | Network::Host) {
+    if matches!(network, Network::RuntimeMade | Network::Host) {
         return BTreeMap::new();
     }
     let all = config.linux.iter().flat_map(|linux| &linux.sysctl);
@@ -463,7 +465,7 @@ fn sysctls(config: &Config, network: Network) -> BTreeMap<String, String> {
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     // In a network that others use too, only what was asked for.
-    if network == Network::Made && config.may("CAP_NET_BIND_SERVICE") {
+    if network == Network::EngineMade && config.may("CAP_NET_BIND_SERVICE") {
         net.entry(PORT_START.to_owned()).or_insert_with(|| "0".to_owned());
     }
     net
@@ -478,19 +480,21 @@ fn warnings(config: &Config, engine: &Engine, network: Network) -> Vec<String> {
     let mut warnings = Vec::new();
     // Somebody who is not root has no rights over the host's network anyway.
     let had_network = network == Network::Joined || engine.scope == Scope::Host;
-    let lost_ports = match network {
-        Network::Own | Network::Made => false,
-        Network::Joined => true,
-        Network::Host => engine.port_start > 0,
-    };
-    if lost_ports && had_network && config.may("CAP_NET_BIND_SERVICE") {
-        warnings.push(format!(
-            "in its user namespace the container cannot listen on ports below {} of a network that \
-             is not its own; leave out --network and publish the ports, or use --userns=auto",
-            if network == Network::Host { engine.port_start } else { 1024 }
-        ));
+    if had_network && config.may("CAP_NET_BIND_SERVICE") {
+        let start = engine.port_start;
+        match network {
+            Network::Host if start > 0 => warnings.push(format!(
+                "in its user namespace the container cannot listen on ports below {start} of the \
+                 host's network; leave out --network=host and publish them, or use --userns=auto"
+            )),
+            Network::Joined => warnings.push(format!(
+                "in its user namespace the container can listen on ports below 1024 of the network \
+                 that it joins only if that says so; make that network with --sysctl {PORT_START}=0"
+            )),
+            _ => {}
+        }
     }
-    if network != Network::Own && had_network && config.may("CAP_NET_ADMIN") {
+    if network != Network::RuntimeMade && had_network && config.may("CAP_NET_ADMIN") {
         warnings.push(
             "in its user namespace CAP_NET_ADMIN gives the container no right over a network that \
              was made outside; use --userns=auto or --network=none"
@@ -552,20 +556,15 @@ fn rewritten_mounts(mounts: &[Box<RawValue>], rewrite: &Rewrite) -> Result<Vec<B
     let mut rewritten = Vec::new();
     for text in mounts {
         let mount: Mount = serde_json::from_str(text.get()).map_err(|error| malformed(&error))?;
-        let fs_type = &*mount.fs_type;
-        if rewrite.dropped.contains(&fs_type) {
+        if rewrite.drops_mqueue && mount.fs_type == "mqueue" {
             continue;
         }
-        rewritten.push(if rewrite.bound.contains(&fs_type) {
-            // The older `ro` too, for a runtime that does not know the recursive one.
-            let read_only: &[&str] = if fs_type == "sysfs" { &["ro", "rro"] } else { &[] };
-            let options = [&["rbind", "rprivate", "nosuid", "noexec", "nodev"], read_only].concat();
-            to_raw_value(&json!({
-                "destination": mount.destination, "type": "bind", "source": source(fs_type),
-                "options": options,
-            }))?
-        } else {
-            text.clone()
+        rewritten.push(match rewrite.bound.iter().find(|bound| bound.is(&mount)) {
+            None => text.clone(),
+            Some(bound) => to_raw_value(&json!({
+                "destination": mount.destination, "type": "bind", "source": bound.source(),
+                "options": bound.options(),
+            }))?,
         });
     }
     Ok(rewritten)

@@ -1,4 +1,4 @@
-//! Decides which targets a container wants: the only place where precedence is. Pure.
+//! Decides which targets a container wants, and says which of its sources comes first. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use crate::arch::{self, ARCHES, Arch};
 use crate::detect::Detected;
 use crate::message::shown;
-use crate::policy::{Annotation, Policy, Userns};
+use crate::policy::{Annotation, Policy};
 
 /// What a container wants of this hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +29,21 @@ pub struct Wish {
     pub targets: Vec<&'static Arch>,
     /// Whether those of `targets` that have no emulator may be left out.
     pub as_found: bool,
-    /// Who wants it.
-    pub need: Need,
+    /// Whether the container is to have a user namespace of its own.
+    pub userns: Option<UsernsWish>,
     /// What each source said, the one that comes first at the front.
     pub sources: Vec<(&'static str, String)>,
     /// Where they contradict each other.
     pub contradiction: Option<String>,
+}
+
+/// What an annotation says about a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UsernsWish {
+    /// One of the container's own, or none at all.
+    Private,
+    /// What the engine gives it.
+    Engine,
 }
 
 /// Who wants a container to be emulated.
@@ -78,21 +87,27 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Whether nothing asks for anything, and nothing is seen that the host would not run itself:
-    /// then no policy matters.
+    /// Who wants the container to be looked at further. `None` where nothing asks for anything, and
+    /// nothing is seen that the host would not run itself: then no policy matters.
     #[must_use]
-    pub fn is_native(&self) -> bool {
-        let foreign = self.detected.as_ref().map(|detected| detected.arch).into_iter();
-        self.annotations.is_empty() && foreign.chain(self.toolbx).all(Arch::is_native)
+    pub fn need(&self) -> Option<Need> {
+        let foreign = self.detected.as_ref().filter(|detected| !detected.arch.is_native());
+        match foreign {
+            _ if !self.annotations.is_empty() => Some(Need::Asked),
+            Some(detected) if detected.is_first => Some(Need::FirstProgram),
+            None if self.toolbx.is_none_or(Arch::is_native) => None,
+            _ => Some(Need::OtherPrograms),
+        }
     }
 }
 
 /// Decides by the `evidence`, as `policy` permits.
 ///
 /// The user's annotation comes before Toolbx's, both before Toolbx's arguments, and all before what
-/// was detected; but a program of yet another architecture is served too. `is_native` says what the host runs itself.
-/// Fails on a name that nobody knows, on what the policy forbids, and on an annotation in our
-/// name space that this version does not understand: a wish is never silently ignored.
+/// was detected; but a program of yet another architecture is served too. `is_native` says what the
+/// host runs itself. Fails on a name that nobody knows, on what the policy forbids, and on an
+/// annotation in our name space that this version does not understand: a wish is never silently
+/// ignored.
 pub fn decide(
     evidence: &Evidence,
     policy: &Policy,
@@ -107,11 +122,7 @@ pub fn decide(
     let mut wish = Wish {
         targets: Vec::new(),
         as_found: asked == Asked::All,
-        need: match foreign {
-            _ if asked != Asked::Nothing => Need::Asked,
-            Some(detected) if detected.is_first => Need::FirstProgram,
-            _ => Need::OtherPrograms,
-        },
+        userns: userns(annotations, policy)?,
         sources: source(annotations).into_iter().collect(),
         contradiction: None,
     };
@@ -192,14 +203,13 @@ fn source(annotations: &BTreeMap<String, String>) -> Option<(&'static str, Strin
     WISHES.into_iter().find_map(|(key, _)| Some((key, shown(annotations.get(key)?))))
 }
 
-/// What the annotations say about a user namespace, if anything. Fails on any other value than
-/// `private` and `engine`, and where `policy` forbids the annotation.
-pub fn userns(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Option<Userns>> {
+/// What the annotations say about a user namespace, if anything.
+fn userns(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Option<UsernsWish>> {
     let Some(value) = annotations.get(USERNS) else { return Ok(None) };
     ensure_may_decide(USERNS, Annotation::Userns, policy)?;
     match value.trim() {
-        "private" => Ok(Some(Userns::Private)),
-        "engine" => Ok(Some(Userns::Engine)),
+        "private" => Ok(Some(UsernsWish::Private)),
+        "engine" => Ok(Some(UsernsWish::Engine)),
         _ => bail!("annotation {USERNS}={} is neither private nor engine", shown(value)),
     }
 }

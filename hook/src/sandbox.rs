@@ -25,7 +25,7 @@ use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Entry, VISIBLE_DIR, serving};
 use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Carry, Emulation, Plan};
-use crate::instance::{HOST_INSTANCE, Instance, Keep, ensure_free};
+use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
 use crate::kernel;
 use crate::message::{self, Call, shown};
 use crate::oci;
@@ -90,7 +90,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     };
     let there = examine(&instance, plan)?;
     attach(container, place)?;
-    furnish_a_room_of_our_own(&pinned)?;
+    enter_private_root(&pinned)?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     // Even if that failed: the mount has hidden the others' handlers.
@@ -339,7 +339,7 @@ fn examine(instance: &Instance, plan: &Plan) -> Result<Vec<Entry>> {
 ///
 /// So the kernel finds, and pins with flag F, the very files that were checked, on mounts that are
 /// read-only and that no container can reach; and nobody can change a path under it meanwhile.
-fn furnish_a_room_of_our_own(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
+fn enter_private_root(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
     let call = |call: &str| format!("{call} a tmpfs for emulators");
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(std::io::Error::from)
@@ -394,7 +394,7 @@ fn keep_alive(keep: &Keep, instance: &Instance, container: &Container) -> Result
     )
     .call(|| "setns back into the engine's mount namespace".into())?;
     // A container that started at the same time may have been faster; mounts would pile up.
-    let there = Instance::mounted_at(Path::new(HOST_INSTANCE));
+    let there = Instance::mounted_at(Path::new(BINFMT_MISC));
     if there.is_some_and(|there| there.device().is_ok_and(|there| there == device)) {
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! Whose binfmt_misc instance a container uses. Pure.
 
+use crate::trust::Caller;
+
 /// Whose instance it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -46,6 +48,15 @@ impl Scope {
             Self::Private
         } else {
             Self::Shared
+        }
+    }
+
+    /// The scope of a container that is given no user namespace, for an engine that is `caller`.
+    #[must_use]
+    pub fn without_user_namespace(caller: Caller) -> Self {
+        match caller {
+            Caller::Root => Self::Host,
+            Caller::User { .. } => Self::Shared,
         }
     }
 

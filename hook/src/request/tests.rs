@@ -1,15 +1,19 @@
 use super::*;
 
-fn request(pairs: &[(&str, &str)], program: Option<(&str, bool)>, policy: &str) -> Result<Request> {
+/// Annotations, and a program's architecture and whether it is the first.
+fn evidence(pairs: &[(&str, &str)], program: Option<(&str, bool)>) -> Evidence {
     let annotations = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let policy = Policy::default().overridden_by(policy, "policy".as_ref())?;
     let detected = program.map(|(name, is_first)| Detected {
         arch: arch::find(name).unwrap(),
         program: "/bin/x".into(),
         is_first,
     });
-    let evidence = Evidence { annotations, toolbx: None, detected };
-    decide(&evidence, &policy, |arch| arch.name == "x86_64")
+    Evidence { annotations, toolbx: None, detected }
+}
+
+fn request(pairs: &[(&str, &str)], program: Option<(&str, bool)>, policy: &str) -> Result<Request> {
+    let policy = Policy::default().overridden_by(policy, "policy".as_ref())?;
+    decide(&evidence(pairs, program), &policy, |arch| arch.name == "x86_64")
 }
 
 fn ask(pairs: &[(&str, &str)], policy: &str) -> Result<Request> {
@@ -52,12 +56,7 @@ fn annotations_decide() {
 
 #[test]
 fn what_was_detected_decides_where_nobody_asks() {
-    let wish = |program| match request(&[], Some(program), "{}").unwrap() {
-        Request::Emulate(wish) => (wish.targets[0].name, wish.need),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(wish(("arm64", true)), ("aarch64", Need::FirstProgram));
-    assert_eq!(wish(("arm64", false)), ("aarch64", Need::OtherPrograms));
+    assert_eq!(targets(request(&[], Some(("alpha", true)), "{}")), ["alpha"]);
     for (program, policy) in [
         ("amd64", "{}"),
         ("arm64", r#"{"detect": false}"#),
@@ -66,6 +65,41 @@ fn what_was_detected_decides_where_nobody_asks() {
         let request = request(&[], Some((program, true)), policy).unwrap();
         assert_eq!(request, Request::Nothing, "{program} {policy}");
     }
+}
+
+#[test]
+fn who_wants_it() {
+    // alpha is nobody's host here.
+    for (pairs, program, need) in [
+        (&[][..], None, None),
+        (&[], Some((arch::host().name, true)), None),
+        (&[], Some(("alpha", true)), Some(Need::FirstProgram)),
+        (&[], Some(("alpha", false)), Some(Need::OtherPrograms)),
+        (&[("toolbx.arch", "alpha")], None, Some(Need::Asked)),
+        (&[("toolbx.arch.userns", "engine")], Some(("alpha", true)), Some(Need::Asked)),
+    ] {
+        assert_eq!(evidence(pairs, program).need(), need, "{pairs:?} {program:?}");
+    }
+    let toolbx = Evidence { toolbx: arch::find("alpha"), ..Evidence::default() };
+    assert_eq!(toolbx.need(), Some(Need::OtherPrograms));
+}
+
+#[test]
+fn a_user_namespace_is_asked_for_in_two_words() {
+    let ask =
+        |value, policy| ask(&[("toolbx.arch", "arm64"), ("toolbx.arch.userns", value)], policy);
+    for (value, expected) in [("private", UsernsWish::Private), (" engine ", UsernsWish::Engine)] {
+        match ask(value, "{}").unwrap() {
+            Request::Emulate(wish) => assert_eq!(wish.userns, Some(expected)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let error = ask("rootful", "{}").unwrap_err().to_string();
+    assert!(error.contains("neither private nor engine"), "{error}");
+    let error = ask("private", r#"{"annotations": ["toolbx.arch"]}"#).unwrap_err().to_string();
+    assert!(error.contains("annotation toolbx.arch.userns"), "{error}");
+    // Also where it would make no difference.
+    assert!(self::ask(&[("toolbx.arch.userns", "maybe")], "{}").is_err());
 }
 
 #[test]
@@ -82,7 +116,6 @@ fn a_contradiction_serves_both_and_warns() {
     };
     let both = wish("arm64", "s390x");
     assert_eq!(both.targets.iter().map(|a| a.name).collect::<Vec<_>>(), ["aarch64", "s390x"]);
-    assert_eq!(both.need, Need::Asked);
     assert_eq!(
         both.contradiction.unwrap(),
         "/bin/x is for s390x, which was not asked for; both are served"

@@ -1,0 +1,64 @@
+//! What the stage `precreate` leaves to `create-runtime`. Pure.
+
+use std::collections::BTreeMap;
+
+/// What `create-runtime` has to do for a container that `precreate` has changed. It travels as
+/// arguments of the hook in config.json, where no image can put anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Whether the container enters a network namespace that was made outside of its user
+    /// namespace.
+    pub enters_network: bool,
+    /// What is to be set in that network namespace, with the rights of its owner.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl Prepared {
+    const ENTERS_NETWORK: &str = "--enters-network";
+    const SYSCTL: &str = "--sysctl=";
+
+    /// As arguments of `create-runtime`.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let network = self.enters_network.then(|| Self::ENTERS_NETWORK.to_owned());
+        let sysctls =
+            self.sysctls.iter().map(|(key, value)| format!("{}{key}={value}", Self::SYSCTL));
+        network.into_iter().chain(sysctls).collect()
+    }
+
+    /// Understands the arguments of `create-runtime`. `None` if one is not understood.
+    #[must_use]
+    pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
+        let mut prepared = Self::default();
+        for argument in arguments {
+            if *argument == Self::ENTERS_NETWORK {
+                prepared.enters_network = true;
+            } else {
+                let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
+                prepared.sysctls.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        Some(prepared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_understood_as_they_were_made() {
+        let sysctls = [("net.a", "1 2"), ("net.b", "x=y")];
+        let prepared = Prepared {
+            enters_network: true,
+            sysctls: sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        };
+        let arguments = prepared.arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        assert_eq!(Prepared::from_arguments(&arguments), Some(prepared));
+        assert_eq!(Prepared::from_arguments(&[]), Some(Prepared::default()));
+        for wrong in ["--sysctl", "--sysctl=net.a", "--enters-network=1", "x"] {
+            assert_eq!(Prepared::from_arguments(&[wrong]), None, "{wrong}");
+        }
+    }
+}
