@@ -69,7 +69,8 @@ pub enum EmulatorPlace {
 pub struct Process {
     pid: i32,
     dir: OwnedFd,
-    pidfd: OwnedFd,
+    /// To enter its namespaces by.
+    pub pidfd: OwnedFd,
 }
 
 impl Process {

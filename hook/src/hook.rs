@@ -17,6 +17,7 @@ use crate::emulator::{self, Emulator};
 use crate::instance::{BINFMT_MISC, Keep, Visible};
 use crate::log::{Log, Severity};
 use crate::message::{self, shown};
+use crate::network;
 use crate::oci::{self, Bundle, State};
 use crate::policy::{Credentials, Policy};
 use crate::prepared::Prepared;
@@ -43,8 +44,6 @@ pub struct Plan {
     pub lost: Vec<String>,
     /// Where to keep the instance, so that what was registered again outlives this container.
     pub keep: Option<Keep>,
-    /// What is to be set in the container's network, which belongs to our user namespace.
-    pub sysctls: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -123,6 +122,10 @@ pub fn run(prepared: &Prepared) -> Result<()> {
 /// Plans and applies. Returns the record for the log, if there is anything to tell.
 fn serve(state: &State, prepared: &Prepared) -> Result<Option<Value>> {
     let decision = plan(state, prepared)?;
+    if !prepared.sysctls.is_empty() {
+        // Whatever was decided: precreate may have seen another program than the one below a volume.
+        network::set_sysctls(&Process::open(state)?, &prepared.sysctls)?;
+    }
     let mut record = record(&decision);
     if let (Decision::Emulate(plan), Some(record)) = (&decision, &mut record) {
         match sandbox::apply(plan)? {
@@ -237,10 +240,6 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     if !insists_on_private {
         ensure_can_exec(state, prepared)?;
     }
-    ensure!(
-        prepared.sysctls.is_empty() || !process.is_in_our_network_namespace()?,
-        "sysctls are to be set in the container's network, but that is the engine's own"
-    );
     let visible = Visible::of_the_engine();
     if scope == Scope::Host {
         return inherit(visible.transpose()?.as_ref(), &wish.targets);
@@ -270,8 +269,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     let (carries, mut lost) = carries(visible.as_ref(), &emulations, caller);
     lost.extend(unread);
     let keep = shares_ours.then(|| Keep::at(Path::new(BINFMT_MISC))).flatten();
-    let sysctls = prepared.sysctls.clone();
-    let plan = Plan { wish, container, emulations, visible, carries, lost, keep, sysctls };
+    let plan = Plan { wish, container, emulations, visible, carries, lost, keep };
     Ok(Decision::Emulate(Box::new(plan)))
 }
 

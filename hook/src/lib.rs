@@ -1,14 +1,16 @@
 //! toolbx-arch makes containers of another CPU architecture simply run.
 //!
 //! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `detect`,
-//! `policy`, `request`, `container`, `scope`, `emulator` and `trust`; `sandbox::apply` does, with
-//! [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt` and `message` are used by all of them.
-//! [`precreate`] is Podman's earlier stage, which only rewrites a config.json, with [`json`].
+//! `policy`, `request`, `container`, `scope`, `emulator` and `trust`; [`network`] and `sandbox::apply` do,
+//! with [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt` and `message` are used by all of them.
+//! [`precreate`] is Podman's earlier stage, which only rewrites a config.json, with
+//! [`json`] and [`devices`].
 
 pub mod arch;
 pub mod binfmt;
 pub mod container;
 pub mod detect;
+pub mod devices;
 pub mod elf;
 pub mod emulator;
 pub mod hook;
@@ -18,6 +20,7 @@ pub mod kernel;
 pub mod log;
 pub mod message;
 pub mod mountinfo;
+pub mod network;
 pub mod oci;
 pub mod policy;
 pub mod precreate;

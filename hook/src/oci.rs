@@ -270,24 +270,6 @@ fn bundle_argument(cmdline: &[u8]) -> Option<&Path> {
     path.is_absolute().then_some(path)
 }
 
-/// The path of a sysctl below /proc/sys, as sysctl(8) reads names: whichever of `.` and `/` comes
-/// first separates, and the other one stands for it within a part.
-#[must_use]
-pub fn sysctl_path(key: &str) -> PathBuf {
-    match key.find(['.', '/']) {
-        Some(at) if key.as_bytes()[at] == b'.' => key
-            .chars()
-            .map(|c| match c {
-                '.' => '/',
-                '/' => '.',
-                c => c,
-            })
-            .collect::<String>()
-            .into(),
-        _ => key.into(),
-    }
-}
-
 /// Whether the runtime can execute a program in a container that has a network namespace from
 /// outside its user namespace. By its command line, as in /proc/PID/cmdline, and the version of the
 /// runtime specification that it was built for.

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::arch::Arch;
 use crate::detect::{self, Detected};
+use crate::devices::{self, Device};
 use crate::instance::{BINFMT_MISC, Visible};
 use crate::json::Object;
 use crate::log::{Log, Severity};
@@ -98,6 +99,8 @@ struct Linux {
     #[serde(default, deserialize_with = "oci::or_default")]
     sysctl: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "oci::or_default")]
+    devices: Vec<Device>,
+    #[serde(default, deserialize_with = "oci::or_default")]
     cgroups_path: String,
 }
 
@@ -111,7 +114,7 @@ struct IdMapping {
     size: u32,
 }
 
-/// Where the runtime will be: in the namespaces of this process.
+/// What the runtime will find: in the namespaces of this process.
 #[derive(Debug)]
 struct Engine {
     /// The scope of a container without a user namespace.
@@ -122,6 +125,8 @@ struct Engine {
     mounts: Vec<PathBuf>,
     /// The first port that needs no right, in the engine's network.
     port_start: u32,
+    /// The container's devices that are not at the same path here, and where they are.
+    devices: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// Which network a container uses.
@@ -184,6 +189,8 @@ struct Rewrite {
     drops_mqueue: bool,
     /// What the binds would show beyond those file systems.
     masked: Vec<PathBuf>,
+    /// Devices that become binds, and of what.
+    devices: BTreeMap<PathBuf, PathBuf>,
     /// Left to `create-runtime`.
     prepared: Prepared,
     /// What the container cannot have.
@@ -276,8 +283,8 @@ fn rewritten(text: &str, evidence: &Evidence) -> Result<Outcome> {
     if config.namespace("user").is_some() {
         return Ok(Outcome::NotAsked);
     }
-    let engine = Engine::current(scope)?;
-    match plan(&config, &engine).and_then(|rewrite| Ok((apply(text, &rewrite)?, rewrite))) {
+    let rewrite = Engine::current(scope, &config).and_then(|engine| plan(&config, &engine));
+    match rewrite.and_then(|rewrite| Ok((apply(text, &rewrite)?, rewrite))) {
         Ok((text, rewrite)) => Ok(Outcome::Rewritten { text, warnings: rewrite.warnings }),
         // Nobody insists, and the container can be served as it is.
         Err(why) if wish.userns.is_none() && is_served_by(scope, &wish.targets) => {
@@ -375,7 +382,7 @@ impl std::fmt::Display for IdMapping {
 }
 
 impl Engine {
-    fn current(scope: Scope) -> Result<Self> {
+    fn current(scope: Scope, config: &Config) -> Result<Self> {
         let read =
             |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
         let port_start = format!("/proc/sys/{}", PORT_START.replace('.', "/"));
@@ -385,6 +392,7 @@ impl Engine {
             gid_map: IdMapping::identity(&read("/proc/self/gid_map")?)?,
             mounts: mountinfo::mount_points(&read("/proc/self/mountinfo")?),
             port_start: read(&port_start)?.trim_end().parse().unwrap_or(1024),
+            devices: devices::elsewhere(config.linux.as_ref().map_or(&[], |linux| &linux.devices))?,
         })
     }
 }
@@ -413,6 +421,7 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
         gid_map: engine.gid_map.clone(),
         masked: masked(config, engine, &bound),
         bound,
+        devices: engine.devices.clone(),
         drops_mqueue: !own_ipc,
         prepared: Prepared {
             enters_network: matches!(network, Network::EngineMade | Network::Joined),
@@ -542,6 +551,14 @@ fn rewritten_linux(linux: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
         sysctl.retain(|key| !is_net(key));
         linux.set("sysctl", &sysctl)?;
     }
+    if !rewrite.devices.is_empty() {
+        let mut devices = linux.list("devices")?;
+        devices.retain(|text| {
+            serde_json::from_str::<Device>(text.get())
+                .is_ok_and(|device| !rewrite.devices.contains_key(&device.path))
+        });
+        linux.set("devices", &devices)?;
+    }
     if !rewrite.masked.is_empty() {
         let mut masked = linux.list("maskedPaths")?;
         for path in &rewrite.masked {
@@ -561,13 +578,19 @@ fn rewritten_mounts(mounts: &[Box<RawValue>], rewrite: &Rewrite) -> Result<Vec<B
         }
         rewritten.push(match rewrite.bound.iter().find(|bound| bound.is(&mount)) {
             None => text.clone(),
-            Some(bound) => to_raw_value(&json!({
-                "destination": mount.destination, "type": "bind", "source": bound.source(),
-                "options": bound.options(),
-            }))?,
+            Some(bound) => bind(bound.source().as_ref(), &mount.destination, bound.options())?,
         });
     }
+    for (destination, source) in &rewrite.devices {
+        rewritten.push(bind(source, destination, &["bind", "rprivate", "nosuid", "noexec"])?);
+    }
     Ok(rewritten)
+}
+
+fn bind(source: &Path, destination: &Path, options: &[&str]) -> Result<Box<RawValue>> {
+    Ok(to_raw_value(&json!({
+        "destination": destination, "type": "bind", "source": source, "options": options,
+    }))?)
 }
 
 /// Gives our own hook its arguments. Fails where the runtime would not start it.

@@ -1,13 +1,12 @@
 //! Makes a [`Plan`] true: enters the container's namespaces, mounts the binfmt_misc of its user
-//! namespace, registers the handlers. With [`crate::instance`], which writes them, the only module
-//! that changes kernel state.
+//! namespace, registers the handlers. With [`crate::instance`], which writes them, and
+//! [`crate::network`], the only module that changes kernel state.
 //!
 //! The process stays where it entered; it is to exit after [`apply`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -27,8 +26,7 @@ use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Carry, Emulation, Plan};
 use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
 use crate::kernel;
-use crate::message::{self, Call, shown};
-use crate::oci;
+use crate::message::{self, Call};
 use crate::scope::Scope;
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
@@ -69,7 +67,6 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
     let shown = clones(ours(plan).filter(|(path, _)| path.starts_with(VISIBLE_DIR)))?;
     let pinned = clones(others(plan).chain(ours(plan)))?;
-    set_sysctls(container, &plan.sysctls)?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
         show(dev, Path::new("/dev"), &shown)?;
@@ -133,37 +130,6 @@ fn others(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
     plan.carries
         .iter()
         .filter_map(|Carry { entry, file }| Some((entry.interpreter.as_path(), file.as_ref()?)))
-}
-
-/// Sets `sysctls` in the container's network namespace, and stays there. Fails on any that is not
-/// the network's.
-///
-/// Through our own /proc, which shows the network of whoever looks.
-fn set_sysctls(container: &Container, sysctls: &BTreeMap<String, String>) -> Result<()> {
-    const DIRECTORY: &str = "/proc/sys/net";
-    if sysctls.is_empty() {
-        return Ok(());
-    }
-    rustix::thread::move_into_thread_name_spaces(
-        container.pidfd.as_fd(),
-        ThreadNameSpaceType::NETWORK,
-    )
-    .call(|| format!("setns into the network of container {}", container.id))?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::open(DIRECTORY, flags, Mode::empty()).call(|| format!("open {DIRECTORY}"))?;
-    for (key, value) in sysctls {
-        let call = || format!("set sysctl {}={}", shown(key), shown(value));
-        let path = oci::sysctl_path(key);
-        let path =
-            path.strip_prefix("net").with_context(|| format!("{}: not of a network", call()))?;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve).call(call)?;
-        File::from(file).write_all(value.as_bytes()).call(call)?;
-    }
-    Ok(())
 }
 
 /// Enters the container's user and mount namespaces as their root, with no right left that the

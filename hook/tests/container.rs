@@ -28,7 +28,7 @@ struct Outcome {
 
 /// A container to be made, and what is odd about it.
 struct Case {
-    /// The hook's argument.
+    /// The hook's arguments, between blanks.
     stage: &'static str,
     /// Shell commands in the namespaces of the "host", before anything else.
     host: &'static str,
@@ -36,6 +36,8 @@ struct Case {
     rootfs: &'static str,
     /// Whether the container has a user namespace of its own.
     private: bool,
+    /// Whether it has a network namespace of its own.
+    network: bool,
     config: Value,
     /// The state; PID in it stands for the container's process.
     state: String,
@@ -52,6 +54,7 @@ impl Case {
             host: "",
             rootfs: "",
             private: true,
+            network: false,
             config: json!({
                 "root": {"path": "/mnt/rootfs"},
                 "mounts": [{"destination": "/dev", "type": "tmpfs"}],
@@ -78,6 +81,7 @@ impl Case {
             .env("CONFIG", self.config.to_string())
             .env("STATE", &self.state)
             .env("PRIVATE", if self.private { "yes" } else { "no" })
+            .env("NETWORK", if self.network { "yes" } else { "no" })
             .env("HOST", self.host)
             .env("ROOTFS", self.rootfs)
             .env("THEN", self.then)
@@ -189,6 +193,33 @@ fn several_targets_get_a_handler_each() {
     };
     let then = case.runs().then;
     assert!(then.contains("toolbx-arch-s390x") && then.contains("toolbx-arch-aarch64"), "{then}");
+}
+
+/// What `precreate` leaves to the hook arrives in its arguments.
+#[test]
+fn sysctls_are_the_networks_or_refused() {
+    let case = |stage, network| Case { stage, network, ..Case::asking("arm64") };
+    for (stage, part) in [
+        ("create-runtime --sysctl=kernel.hostname=x", "not of a network"),
+        ("create-runtime --sysctl=/proc/sys/net/ipv4/ip_forward=1", "not of a network"),
+        ("create-runtime --sysctl=net/../kernel/hostname=x", "EXDEV"),
+        ("create-runtime --sysctl=net=1", "ENOENT"),
+        ("create-runtime --sysctl=net.nothing=1", "ENOENT"),
+        ("create-runtime --sysctl=net.ipv4.ip_forward=maybe", "EINVAL"),
+    ] {
+        case(stage, true).is_refused(part);
+    }
+    let own = "create-runtime --sysctl=net.ipv4.ip_forward=1";
+    case(own, false).is_refused("the engine's own");
+    let read = "cat /proc/sys/net/ipv4/ip_forward";
+    assert_eq!(Case { then: read, ..case(own, true) }.run().then, "1");
+    // Also where nothing else is to be done.
+    assert_eq!(
+        Case { then: read, network: true, stage: own, ..Case::asking("none") }.run().then,
+        "1"
+    );
+    let unknown = Case { stage: "create-runtime --unknown", ..Case::asking("arm64") }.run();
+    assert_eq!(unknown.status, 2, "{}", unknown.stderr);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 # Plays host and container for container.rs; runs in a fresh user and mount namespace.
 #
-# Environment: HOOK, STAGE, EXIT42 (a program), QEMU (a directory of emulators), CONFIG, STATE, PRIVATE (yes or no), and shell
+# Environment: HOOK, STAGE (its arguments), EXIT42 (a program), QEMU (a directory of emulators),
+# CONFIG, STATE, PRIVATE and NETWORK (yes or no: a user and a network namespace of its own), and shell
 # commands: HOST (before anything), ROOTFS (in the container's mounts), THEN (in the container,
 # afterwards), AFTERWARDS (on the host).
 # Prints the hook's exit status, its standard error, and what THEN and AFTERWARDS print, each
@@ -40,6 +41,7 @@ else
     new=--mount
     enter=--mount
 fi
+[ "$NETWORK" = no ] || { new="$new --net"; enter="$enter --net"; }
 mkfifo /mnt/ready
 # A program of its own, since unshare executes one.
 { echo 'set -eu; trap "echo failed >/mnt/ready" EXIT'; sed -n '/^container() {/,/^}/p' "$0"; echo container; } >/mnt/container.sh
@@ -53,7 +55,8 @@ read -r ready </mnt/ready
 printf '%s' "$STATE" | sed "s/PID/$pid/; s/SHELL/$$/" >/mnt/state
 grep . /proc/self/mountinfo >/mnt/mounts.before
 status=0
-/mnt/hook "$STAGE" </mnt/state 2>/mnt/stderr || status=$?
+# shellcheck disable=SC2086 # a list of arguments
+/mnt/hook $STAGE </mnt/state 2>/mnt/stderr || status=$?
 grep . /proc/self/mountinfo >/mnt/mounts.after
 cmp /mnt/mounts.before /mnt/mounts.after # whatever happened, the host has got no mount
 

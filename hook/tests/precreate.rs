@@ -1,5 +1,6 @@
 //! The stage `precreate` as Podman runs it: a config.json on standard input, one on standard
-//! output. As root in the initial user namespace or as anybody; nothing is changed on the machine.
+//! output. As root in the initial user namespace or as anybody; by the machine's own policy, if it has
+//! one, unless a test says otherwise. Nothing is changed on the machine.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -8,8 +9,20 @@ const HOOK: &str = env!("CARGO_BIN_EXE_toolbx-arch-hook");
 
 /// The exit status, and what the hook wrote to standard output and to standard error.
 fn precreate(config: &[u8]) -> (i32, Vec<u8>, String) {
-    let mut hook = Command::new(HOOK)
-        .arg("precreate")
+    fed(Command::new(HOOK).arg("precreate"), config)
+}
+
+/// The same for an ordinary user on a machine with this policy.
+fn precreate_by(policy: &str, config: &[u8]) -> (i32, Vec<u8>, String) {
+    let script = "mount -t tmpfs -o mode=755 lab /etc && mkdir /etc/toolbx-arch
+        printf '%s' \"$1\" >/etc/toolbx-arch/policy.json && exec \"$0\" precreate";
+    let mut shell = Command::new("unshare");
+    shell.args(["--user", "--map-root-user", "--mount", "--propagation", "private", "sh", "-euc"]);
+    fed(shell.args([script, HOOK, policy]), config)
+}
+
+fn fed(command: &mut Command, config: &[u8]) -> (i32, Vec<u8>, String) {
+    let mut hook = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -81,4 +94,27 @@ fn bad_input_is_refused_and_nothing_is_printed() {
     }
     let (status, out, err) = precreate(b"{\"a\": \"\xff\"}");
     assert_eq!((status, out.len()), (1, 0), "{err}");
+}
+
+/// Where only the policy wants a user namespace, and the container can be served without.
+#[test]
+fn what_cannot_be_had_and_nobody_insists_on_is_left() {
+    let config = |annotations: &str| {
+        format!(
+            r#"{{"annotations": {{"toolbx.arch": "s390x", "other": "arm64"{annotations}}},
+            "linux": {{"namespaces": [{{"type": "pid", "path": "/proc/1/ns/pid"}}]}}}}"#
+        )
+    };
+    let wanted = r#"{"userns": "private"}"#;
+    let (status, out, err) = precreate_by(wanted, config("").as_bytes());
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert!(out == config("").as_bytes());
+    let insisting = config(r#", "toolbx.arch.userns": "private""#);
+    let (status, out, err) = precreate_by(wanted, insisting.as_bytes());
+    assert_eq!((status, out.len()), (1, 0), "{err}");
+    assert!(err.contains("joins another container's pid namespace"), "{err}");
+    let forbidden = r#"{"annotations": ["toolbx.arch"]}"#;
+    let (status, out, err) = precreate_by(forbidden, insisting.as_bytes());
+    assert_eq!((status, out.len()), (1, 0), "{err}");
+    assert!(err.contains("annotation toolbx.arch.userns"), "{err}");
 }

@@ -145,15 +145,3 @@ fn only_an_old_runc_cannot_exec() {
         assert_eq!(can_exec_into_foreign_network(cmdline, version), can, "{version}");
     }
 }
-
-#[test]
-fn sysctls_are_named_as_by_sysctl() {
-    for (key, path) in [
-        ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
-        ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
-        ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
-        ("net", "net"),
-    ] {
-        assert_eq!(sysctl_path(key), Path::new(path));
-    }
-}

@@ -48,6 +48,7 @@ fn engine() -> Engine {
         .map(PathBuf::from)
         .to_vec(),
         port_start: 1024,
+        devices: BTreeMap::new(),
     }
 }
 
@@ -127,6 +128,24 @@ fn what_is_made_by_the_runtime_stays() {
     assert_eq!(config["linux"]["sysctl"], podman()["linux"]["sysctl"]);
     assert_eq!(config["linux"]["maskedPaths"], podman()["linux"]["maskedPaths"]);
     assert_eq!(config["hooks"], podman()["hooks"]);
+}
+
+#[test]
+fn devices_of_another_name_are_bound() {
+    let device = |path| json!({"path": path, "type": "c", "major": 1, "minor": 3, "fileMode": 438});
+    let mut config = podman();
+    config["linux"]["devices"] = json!([device("/dev/null"), device("/dev/word")]);
+    let devices = [("/dev/word".into(), "/dev/null".into())].into();
+    let rewrite =
+        plan(&serde_json::from_value(config.clone()).unwrap(), &Engine { devices, ..engine() });
+    let text = apply(&config.to_string(), &rewrite.unwrap()).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(config["linux"]["devices"], json!([device("/dev/null")]));
+    assert_eq!(
+        config["mounts"].as_array().unwrap().last(),
+        Some(&json!({"destination": "/dev/word", "type": "bind", "source": "/dev/null",
+                     "options": ["bind", "rprivate", "nosuid", "noexec"]}))
+    );
 }
 
 #[test]
