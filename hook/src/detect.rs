@@ -4,18 +4,23 @@
 //! Works below an open root directory, follows no link out of it, opens regular files only, and
 //! reads a few hundred bytes of a few of them.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Signal, WaitOptions};
 
 use crate::arch::{self, Arch};
+use crate::kernel;
 use crate::oci::Command;
 
 /// As much of a file as the kernel reads to find out what it is (`BINPRM_BUF_SIZE`).
@@ -45,7 +50,12 @@ const USUAL: [&str; 14] = [
 ];
 /// A file system that does not answer must not keep a container from starting, or failing, by
 /// itself.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
+/// Longer than any name and path (`PATH_MAX`).
+const LINE_MAX: u64 = 8 * 1024;
+/// File systems that need nobody else in order to answer (linux/magic.h): overlayfs, tmpfs, ext4,
+/// XFS, Btrfs. What they lie on themselves, the runtime has had to read.
+const PROMPT: [FsWord; 5] = [0x794c_7630, 0x0102_1994, 0xef53, 0x5846_5342, 0x9123_683e];
 
 /// A program of the container, and what it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,15 +75,42 @@ pub struct Detected {
 /// A native program that lies on another mount than the rest was put there by the engine or the
 /// user: an init, a tool, Toolbx. Then what it will run tells, or what is usually in an image.
 #[must_use]
-pub fn detect(root: OwnedFd, command: Command) -> Option<Detected> {
-    let (sender, receiver) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        let _ = sender.send(detect_in(&Root { dir: root }, &command));
-    });
-    let detected = receiver.recv_timeout(PATIENCE).ok()?;
-    // A process with two threads cannot enter a user namespace.
-    thread.join().ok()?;
-    detected
+pub fn detect(root: OwnedFd, command: &Command) -> Option<Detected> {
+    let is_prompt = rustix::fs::fstatfs(&root).is_ok_and(|statfs| PROMPT.contains(&statfs.f_type));
+    let mut root = Root { dir: root, stays_on_mount: true, left_mount: Cell::new(false) };
+    if is_prompt {
+        let detected = detect_in(&root, command);
+        if !root.left_mount.get() {
+            return detected;
+        }
+    }
+    root.stays_on_mount = false;
+    patiently(|| detect_in(&root, command))
+}
+
+/// What `look` finds, unless that takes too long.
+///
+/// In a child process, which can be killed where a thread could not: and a process with two threads
+/// cannot enter a user namespace.
+fn patiently(look: impl FnOnce() -> Option<Detected>) -> Option<Detected> {
+    let (answer, sender) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
+    let Some(child) = kernel::fork().ok()? else {
+        let line = look().map(|detected| detected.to_line()).unwrap_or_default();
+        let _ = File::from(sender).write_all(&line);
+        std::process::exit(0);
+    };
+    drop(sender);
+    let mut fds = [PollFd::new(&answer, PollFlags::IN)];
+    let answered = rustix::event::poll(&mut fds, Some(&PATIENCE)).is_ok_and(|ready| ready > 0);
+    let mut line = Vec::new();
+    if answered {
+        let _ = File::from(answer).take(LINE_MAX).read_to_end(&mut line);
+    } else {
+        let _ = rustix::process::kill_process(child, Signal::KILL);
+    }
+    // What hangs may do so even now; it is then nobody's child when we end.
+    let _ = rustix::process::waitpid(Some(child), WaitOptions::NOHANG);
+    Detected::from_line(&line)
 }
 
 fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
@@ -92,6 +129,22 @@ fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
         .filter_map(|path| root.follow(&path, &command.cwd))
         .find(tells)
         .map(|found| found.detected(false))
+}
+
+impl Detected {
+    fn to_line(&self) -> Vec<u8> {
+        let is_first = if self.is_first { "first" } else { "other" };
+        let start = format!("{}\0{is_first}\0", self.arch.name);
+        [start.as_bytes(), self.program.as_os_str().as_bytes()].concat()
+    }
+
+    fn from_line(line: &[u8]) -> Option<Self> {
+        let mut fields = line.splitn(3, |byte| *byte == 0);
+        let arch = arch::find(str::from_utf8(fields.next()?).ok()?)?;
+        let is_first = fields.next()? == b"first";
+        let program = Path::new(OsStr::from_bytes(fields.next()?)).to_owned();
+        Some(Self { arch, program, is_first })
+    }
 }
 
 /// An ELF file.
@@ -123,6 +176,10 @@ enum Kind {
 /// A container's root directory.
 struct Root {
     dir: OwnedFd,
+    /// Whether to open nothing on other mounts, whatever they are.
+    stays_on_mount: bool,
+    /// Whether there was something on another mount to be opened.
+    left_mount: Cell<bool>,
 }
 
 impl Root {
@@ -163,8 +220,13 @@ impl Root {
     /// Opens a regular file that somebody may execute; with the id of its mount.
     fn open(&self, path: &Path) -> Option<(File, u64)> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let found = rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve).ok()?;
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        resolve.set(ResolveFlags::NO_XDEV, self.stays_on_mount);
+        let found = rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve);
+        if self.stays_on_mount && found.as_ref().is_err_and(|errno| *errno == Errno::XDEV) {
+            self.left_mount.set(true);
+        }
+        let found = found.ok()?;
         let stat = rustix::fs::fstat(&found).ok()?;
         let is_program = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_mode & 0o111 != 0;

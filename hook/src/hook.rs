@@ -210,7 +210,7 @@ impl Place {
     }
 
     fn detect(&self) -> Option<Detected> {
-        let command = self.bundle.config.command.clone()?;
+        let command = self.bundle.config.command.as_ref()?;
         detect::detect(self.rootfs.try_clone().ok()?, command)
     }
 }

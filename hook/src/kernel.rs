@@ -1,11 +1,13 @@
-//! System calls that neither rustix nor nix has. The only `unsafe` code of the project: it passes
-//! integers and one fully initialised structure to the kernel, which checks them.
+//! System calls that neither rustix nor nix has, or has in a safe form. The only `unsafe` code of the
+//! project: it passes integers and one fully initialised structure to the kernel, which checks them.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
+use nix::unistd::ForkResult;
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 /// Closes every descriptor from `first` on. To be called before anything is opened: what owns such
 /// a descriptor would not notice. Errors are ignored: Linux before 5.9 lacks the call,
@@ -16,17 +18,35 @@ pub fn close_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
 }
 
+/// A copy of this process (fork(2)): the child's pid, or `None` in the child.
+///
+/// No thread is ever started in the hook.
+pub fn fork() -> rustix::io::Result<Option<Pid>> {
+    // SAFETY: with a single thread, no lock can be held by one that the child lacks, so the child
+    // may go on like any program.
+    match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Parent { child }) => Ok(Pid::from_raw(child.as_raw())),
+        Ok(ForkResult::Child) => Ok(None),
+        Err(errno) => Err(Errno::from_raw_os_error(errno as i32)),
+    }
+}
+
 /// Makes a detached mount read-only, nosuid, nodev and private (Linux 5.12).
 ///
 /// Private matters most: a clone stays in the peer group of the mount it was made from, so that
 /// what a container's root mounts on it would appear on the host.
 pub fn make_inert(mount: impl AsFd) -> rustix::io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    mount_setattr(mount, attributes, libc::MS_PRIVATE)
+}
+
+/// Makes the mount that is open as `mount` read-only (Linux 5.12).
+pub fn make_read_only(mount: impl AsFd) -> rustix::io::Result<()> {
+    mount_setattr(mount, libc::MOUNT_ATTR_RDONLY, 0)
+}
+
+fn mount_setattr(mount: impl AsFd, attr_set: u64, propagation: u64) -> rustix::io::Result<()> {
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the path is a NUL-terminated constant, and the pointer and the size describe
     // `attributes`, which lives until the call returns and which the kernel only reads.
     let result = unsafe {

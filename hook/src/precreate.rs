@@ -54,7 +54,7 @@ impl Asking {
         let root = &self.root.as_ref().filter(|root| root.path.is_absolute())?.path;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
-        detect::detect(root, self.command.clone()?)
+        detect::detect(root, self.command.as_ref()?)
     }
 }
 

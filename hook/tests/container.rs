@@ -744,6 +744,41 @@ fn another_emulator_for_the_same_target_is_refused() {
     }
 }
 
+/// A volume on a FUSE file system whose daemon answers nothing, and the first program on it.
+#[test]
+fn a_file_system_that_hangs_delays_and_no_more() {
+    if std::fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        let is_there = std::path::Path::new("/dev/fuse").exists();
+        assert!(is_there, "/dev/fuse is missing; run: modprobe fuse");
+        eprintln!("left out: only root may open /dev/fuse here");
+        return;
+    }
+    const HANGS: &str = "mkdir hangs; touch started; python3 -c '
+import ctypes, os, time
+fd = os.open(\"/dev/fuse\", os.O_RDWR)
+options = f\"fd={fd},rootmode=40000,user_id=0,group_id=0\".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b\"x\", b\"hangs\", b\"fuse\", 0, options):
+    raise OSError(ctypes.get_errno(), \"mount\")
+open(\"started\", \"w\").write(\"yes\")
+container = os.getppid()
+while os.getppid() == container:
+    time.sleep(0.1)' >/dev/null &
+        until [ -s started ]; do sleep 0.1; done";
+    for (arch, then, printed) in [
+        ("none", "echo $?", "0"),
+        ("auto", "", ""),
+        ("arm64", "chroot /mnt/rootfs /exit42; echo $?", "42"),
+    ] {
+        let mut case = Case { rootfs: HANGS, then, ..Case::asking(arch) };
+        case.config["process"] = json!({"args": ["/hangs/program"], "cwd": "/"});
+        let start = std::time::Instant::now();
+        let outcome = case.run();
+        assert!(start.elapsed().as_secs() < 20, "{arch}");
+        assert_eq!(outcome.status, i32::from(arch == "auto"), "{arch}: {}", outcome.stderr);
+        assert_eq!(outcome.then, printed, "{arch}");
+    }
+}
+
 #[test]
 fn a_syslog_daemon_that_does_not_read_blocks_nobody() {
     let directory = std::env::temp_dir().join(format!("toolbx-arch-syslog-{}", std::process::id()));

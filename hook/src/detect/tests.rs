@@ -36,7 +36,7 @@ impl Rootfs {
         let root = rustix::fs::open(&self.0, flags, Mode::empty()).unwrap();
         let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
         let command = Command { args: strings(args), env: strings(env), cwd: "/work".into() };
-        detect(root, command).map(|found| (found.arch.name, found.program, found.is_first))
+        detect(root, &command).map(|found| (found.arch.name, found.program, found.is_first))
     }
 }
 
