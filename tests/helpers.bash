@@ -57,7 +57,7 @@ with_killer() { # call n podman option: runs uname for arm64
             "-e", "inject=" + $call + ":signal=KILL:when=" + $n, .hook.path, "create-runtime"]
         | .hook.path = "/usr/bin/strace"' \
         /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/killed.json"
-    $3 --hooks-dir "$RUN/hooks" run --rm $4 --annotation toolbx.arch=arm64 localhost/busybox:arm64 uname -m
+    $3 --hooks-dir "$RUN/hooks" run --rm "$4" --annotation toolbx.arch=arm64 localhost/busybox:arm64 uname -m
 }
 
 # Mounts and handlers that containers must never leave on the machine, or in the namespaces that

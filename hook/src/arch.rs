@@ -307,6 +307,15 @@ impl Arch {
     }
 }
 
+impl Arch {
+    /// Whether it is of the same family as this machine, so that the kernel may run its programs in
+    /// a way that cannot be asked for.
+    #[must_use]
+    pub fn may_be_native(&self) -> bool {
+        self.family == host().family
+    }
+}
+
 /// The row that any of its names belongs to, in upper or lower case, with or without the
 /// `linux/` of a platform. `None` if there is no such name.
 #[must_use]

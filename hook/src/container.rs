@@ -43,7 +43,7 @@ pub struct Container {
     /// Where its emulators go.
     pub emulator_place: EmulatorPlace,
     /// Whether uid 0 of our user namespace is somebody in its.
-    maps_our_root: bool,
+    pub maps_our_root: bool,
 }
 
 /// Where a container's binfmt_misc is to be mounted.
@@ -146,7 +146,8 @@ impl Process {
         Ok(Namespace { dev: stat.st_dev, ino: stat.st_ino })
     }
 
-    fn read(&self, name: &str) -> Result<String> {
+    /// The text of a file of its directory in /proc; what is no UTF-8 replaced.
+    pub fn read(&self, name: &str) -> Result<String> {
         let call = || format!("read /proc/{}/{name}", self.pid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).call(call)?;

@@ -1,14 +1,21 @@
-//! Where device nodes are that a runtime cannot make in a user namespace, and binds instead.
+//! The machine's device nodes in a container: a runtime that may make none binds them.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 use serde::Deserialize;
 
-use crate::message::shown;
+use crate::container::Process;
+use crate::kernel;
+use crate::message::{Call, shown};
+use crate::mountinfo::{Mount, mount_id};
+use crate::oci::Config;
 
 /// An element of config.json's `linux.devices`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -65,12 +72,63 @@ pub fn elsewhere(devices: &[Device]) -> Result<BTreeMap<PathBuf, PathBuf>> {
     missing.into_iter().map(found).collect()
 }
 
-/// What is below `directory` and is no directory.
+/// Makes the nodes that the runtime has bound into the container read-only, so that its root, who
+/// owns the machine's nodes too, changes neither their mode nor their owner. What is read from the
+/// devices and written to them is not affected.
+///
+/// Not where config.json has a mount for one: that was asked for as it is. Fails where the kernel
+/// refuses.
+pub fn protect(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<()> {
+    let nodes = bound_nodes(process, rootfs, config)?;
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let mounts = Some(LinkNameSpaceType::Mount);
+    let ours = std::fs::File::open("/proc/self/ns/mnt").call(|| "open /proc/self/ns/mnt".into())?;
+    rustix::thread::move_into_thread_name_spaces(process.pidfd.as_fd(), ThreadNameSpaceType::MOUNT)
+        .call(|| "setns into the container's mounts".into())?;
+    let protected = nodes.iter().try_for_each(kernel::make_read_only);
+    rustix::thread::move_into_link_name_space(ours.as_fd(), mounts)
+        .call(|| "setns back into the engine's mount namespace".into())?;
+    protected.call(|| "mount_setattr the container's device nodes".into())
+}
+
+/// The device nodes that are mounts of their own below `rootfs`, but for those of config.json.
+fn bound_nodes(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<Vec<OwnedFd>> {
+    let mounts = process.read("mountinfo")?;
+    let top = Mount::find(&mounts, mount_id(rootfs)?)?.path();
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(rootfs, path, flags, Mode::empty(), resolve).ok()
+    };
+    let asked_for: Vec<u64> = config
+        .mounts
+        .iter()
+        .flatten()
+        .filter_map(|mount| mount_id(open(&mount.destination)?).ok())
+        .collect();
+    let node = |mount: Mount| {
+        let path = mount.path();
+        let node = open(path.strip_prefix(&top).ok()?)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&node).ok()?.st_mode);
+        let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
+        // Not what something else is mounted over.
+        let is_it = mount_id(&node).ok()? == mount.id && !asked_for.contains(&mount.id);
+        (is_device && is_it).then_some(node)
+    };
+    Ok(mounts.lines().filter_map(Mount::parse).filter_map(node).collect())
+}
+
+/// What is below `directory`, on the same file system, and is no directory.
 fn files(directory: &Path) -> Vec<(PathBuf, Metadata)> {
+    // Others may be anybody's: /dev/shm, a mount of FUSE.
+    let device = std::fs::metadata(directory).map(|metadata| metadata.dev()).ok();
     let (mut directories, mut files) = (vec![directory.to_owned()], Vec::new());
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             match entry.metadata() {
+                Ok(metadata) if Some(metadata.dev()) != device => {}
                 Ok(metadata) if metadata.is_dir() => directories.push(entry.path()),
                 Ok(metadata) => files.push((entry.path(), metadata)),
                 Err(_) => {}

@@ -13,10 +13,11 @@ use crate::arch::{self, Arch};
 use crate::binfmt::{Entry, Handler, serving, visible_path};
 use crate::container::{self, Container, EmulatorPlace, Process};
 use crate::detect::{self, Detected};
+use crate::devices;
 use crate::emulator::{self, Emulator};
 use crate::instance::{BINFMT_MISC, Keep, Visible};
 use crate::log::{Log, Severity};
-use crate::message::{self, shown};
+use crate::message;
 use crate::network;
 use crate::oci::{self, Bundle, State};
 use crate::policy::{Credentials, Policy};
@@ -30,6 +31,8 @@ use crate::trust::{self, Caller};
 /// What is to be done to a container. Made by [`plan`], which changes nothing.
 #[derive(Debug)]
 pub struct Plan {
+    /// Who wants it.
+    pub need: Need,
     /// What is wanted, and why.
     pub wish: Wish,
     /// The container.
@@ -47,11 +50,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether the handlers that are visible without us would do.
+    /// Whether these handlers would do, without ours. Not where the policy names the very emulator.
     #[must_use]
-    pub fn is_served_without_us(&self) -> bool {
-        let targets: Vec<_> = self.emulations.iter().map(|e| e.handler.arch).collect();
-        self.visible.as_ref().is_some_and(|visible| visible.lacks(&targets).is_none())
+    pub fn is_served_by(&self, visible: &Visible) -> bool {
+        self.emulations
+            .iter()
+            .all(|Emulation { handler, .. }| !handler.pinned && visible.serves(handler.arch))
     }
 }
 
@@ -122,25 +126,40 @@ pub fn run(prepared: &Prepared) -> Result<()> {
 /// Plans and applies. Returns the record for the log, if there is anything to tell.
 fn serve(state: &State, prepared: &Prepared) -> Result<Option<Value>> {
     let decision = plan(state, prepared)?;
-    if !prepared.sysctls.is_empty() {
-        // Whatever was decided: precreate may have seen another program than the one below a volume.
-        network::set_sysctls(&Process::open(state)?, &prepared.sysctls)?;
-    }
-    let mut record = record(&decision);
-    if let (Decision::Emulate(plan), Some(record)) = (&decision, &mut record) {
-        match sandbox::apply(plan)? {
-            Applied::Whole(carried) => {
-                record["carried"] = message::list(&carried.over);
-                record["lost"] = message::list(&carried.lost);
-            }
-            Applied::Inherited(why) => {
-                *record = json!({
-                    "decision": "inherited", "scope": plan.container.scope.name(), "why": why
-                });
-            }
+    finish(prepared, state)?;
+    let Decision::Emulate(plan) = &decision else { return Ok(record(&decision)) };
+    match sandbox::apply(plan) {
+        Ok(Applied::Whole(carried)) => {
+            let mut record = emulated(plan);
+            record["carried"] = message::list(&carried.over);
+            record["lost"] = message::list(&carried.lost);
+            Ok(Some(record))
         }
+        Ok(Applied::Inherited(why)) => {
+            let scope = plan.container.scope.name();
+            Ok(Some(json!({"decision": "inherited", "scope": scope, "why": why})))
+        }
+        Err(why) if can_do_without(plan.need, plan.emulations[0].handler.arch) => {
+            Ok(record(&Decision::Left(message::line(&why))))
+        }
+        Err(why) => Err(why),
     }
-    Ok(record)
+}
+
+/// Does what `precreate` has left to this stage, whatever is decided here: it may have seen another
+/// program than the one that a volume puts in its place.
+fn finish(prepared: &Prepared, state: &State) -> Result<()> {
+    if *prepared == Prepared::default() {
+        return Ok(());
+    }
+    let Place { process, rootfs, bundle } = Place::find(state, None)?;
+    if prepared.owns_host_files {
+        devices::protect(&process, &rootfs, &bundle.config)?;
+    }
+    if !prepared.sysctls.is_empty() {
+        network::set_sysctls(&process, &prepared.sysctls)?;
+    }
+    Ok(())
 }
 
 /// Decides what is to be done for the container of `state`. Reads only.
@@ -152,24 +171,24 @@ pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
     let place = Place::find(state, bundle);
     let evidence = evidence(annotations, place.as_ref().ok());
     let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
-    match (need, plan_by(&evidence, place, state, prepared), evidence.detected) {
-        (Need::OtherPrograms, Err(why), _) => Ok(Decision::Left(message::line(&why))),
-        (Need::FirstProgram, Err(why), Some(Detected { arch, program, .. })) => {
-            if may_run_anyway(arch) {
-                return Ok(Decision::Left(message::line(&why)));
-            }
-            Err(why.context(format!(
-                "{} is a program for {}, which this machine does not run by itself",
-                shown(&program.to_string_lossy()),
-                arch.name
-            )))
+    match (plan_by(need, &evidence, place, state, prepared), evidence.detected) {
+        (Err(why), Some(Detected { arch, .. })) if can_do_without(need, arch) => {
+            Ok(Decision::Left(message::line(&why)))
         }
-        (_, decision, _) => decision,
+        (Err(why), None) if need == Need::OtherPrograms => Ok(Decision::Left(message::line(&why))),
+        (Err(why), Some(Detected { arch, program, .. })) if need == Need::FirstProgram => Err(why
+            .context(format!(
+                "{} is a program for {}, which this machine does not run by itself",
+                message::path(&program),
+                arch.name
+            ))),
+        (decision, _) => decision,
     }
 }
 
 /// Decides by the `evidence` and the policy.
 fn plan_by(
+    need: Need,
     evidence: &Evidence,
     place: Result<Place>,
     state: &State,
@@ -182,7 +201,7 @@ fn plan_by(
         Request::Off => Ok(Decision::Off),
         Request::Native => Ok(Decision::Native),
         Request::Emulate(wish) => {
-            plan_for(wish, place?, state, &Rules { policy: &policy, caller, prepared })
+            plan_for(wish, place?, state, &Rules { policy: &policy, caller, prepared, need })
         }
     }
 }
@@ -192,6 +211,7 @@ struct Rules<'a> {
     policy: &'a Policy,
     caller: Caller,
     prepared: &'a Prepared,
+    need: Need,
 }
 
 /// Where a container is.
@@ -227,7 +247,7 @@ fn evidence(annotations: BTreeMap<String, String>, place: Option<&Place>) -> Evi
 
 /// Decides how `wish` is met.
 fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
-    let Rules { policy, caller, prepared } = *rules;
+    let Rules { policy, caller, prepared, need } = *rules;
     let insists_on_private = wish.userns == Some(UsernsWish::Private);
     let Place { bundle, process, rootfs } = place;
     let scope = process.scope(&bundle)?;
@@ -269,17 +289,23 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     let (carries, mut lost) = carries(visible.as_ref(), &emulations, caller);
     lost.extend(unread);
     let keep = shares_ours.then(|| Keep::at(Path::new(BINFMT_MISC))).flatten();
-    let plan = Plan { wish, container, emulations, visible, carries, lost, keep };
+    let plan = Plan { need, wish, container, emulations, visible, carries, lost, keep };
     Ok(Decision::Emulate(Box::new(plan)))
 }
 
-/// Whether a handler that we cannot judge may run programs of `arch` in the container: one without
-/// flag F does, if the image brings the emulator.
-fn may_run_anyway(arch: &Arch) -> bool {
-    match Visible::of_the_engine() {
-        None => false,
-        Some(Err(_)) => true,
-        Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),
+/// Whether the container may do its work without us: nobody asked, and its programs of `arch` do not
+/// matter much, or may run in a way that we cannot judge: by the kernel itself, or by a handler
+/// without flag F, if the image brings the emulator.
+fn can_do_without(need: Need, arch: &Arch) -> bool {
+    match need {
+        Need::Asked => false,
+        Need::OtherPrograms => true,
+        Need::FirstProgram if arch.may_be_native() => true,
+        Need::FirstProgram => match Visible::of_the_engine() {
+            None => false,
+            Some(Err(_)) => true,
+            Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),
+        },
     }
 }
 
@@ -348,8 +374,11 @@ fn emulation(arch: &'static Arch, container: &Container, rules: &Rules) -> Resul
         None => visible_path(&emulator.path),
         Some(_) => emulator.path.clone(),
     };
-    let credentials =
-        container.scope == Scope::Private && policy.credentials == Credentials::Private;
+    // QEMU can be told to write files where a set-user-ID program runs as the container's root.
+    let is_hosts_root = rules.caller == Caller::Root && container.maps_our_root;
+    let credentials = container.scope == Scope::Private
+        && policy.credentials == Credentials::Private
+        && !is_hosts_root;
     let pinned = policy.emulator_sha256.get(arch.name).is_some();
     let handler = Handler { arch, interpreter, credentials, pinned };
     Ok(Emulation { emulator, handler, not_shown })
@@ -422,18 +451,22 @@ fn record(decision: &Decision) -> Option<Value> {
         Decision::Native => json!({"decision": "native"}),
         Decision::Left(why) => json!({"decision": "left", "why": why}),
         Decision::Inherited(scope) => json!({"decision": "inherited", "scope": scope.name()}),
-        Decision::Emulate(plan) => json!({
-            "decision": "emulated",
-            "scope": plan.container.scope.name(),
-            "sources": plan.wish.sources.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "warning": plan.wish.contradiction,
-            "not_shown": plan.emulations.iter().find_map(|emulation| emulation.not_shown),
-            "targets": plan.emulations.iter().map(|Emulation { emulator, handler, .. }| json!({
-                "target": handler.arch.name,
-                "emulator": emulator.path.display().to_string(),
-                "interpreter": handler.interpreter.display().to_string(),
-                "flags": handler.flags(),
-            })).collect::<Vec<_>>(),
-        }),
+        Decision::Emulate(plan) => emulated(plan),
+    })
+}
+
+fn emulated(plan: &Plan) -> Value {
+    json!({
+        "decision": "emulated",
+        "scope": plan.container.scope.name(),
+        "sources": plan.wish.sources.iter().cloned().collect::<BTreeMap<_, _>>(),
+        "warning": plan.wish.contradiction,
+        "not_shown": plan.emulations.iter().find_map(|emulation| emulation.not_shown),
+        "targets": plan.emulations.iter().map(|Emulation { emulator, handler, .. }| json!({
+            "target": handler.arch.name,
+            "emulator": emulator.path.display().to_string(),
+            "interpreter": handler.interpreter.display().to_string(),
+            "flags": handler.flags(),
+        })).collect::<Vec<_>>(),
     })
 }

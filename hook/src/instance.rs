@@ -77,8 +77,8 @@ impl Keep {
     pub fn at(path: &Path) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-        if is_shared(&place, &mounts).unwrap_or(true) {
+        let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
+        if is_shared(&place, &String::from_utf8_lossy(&mounts)).unwrap_or(true) {
             return None;
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;

@@ -1,13 +1,12 @@
 //! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
 
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use rustix::fs::OFlags;
-use rustix::process::{Resource, Rlimit};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
 use toolbx_arch::prepared::Prepared;
 use toolbx_arch::{arch, hook, kernel, message, precreate};
 
@@ -99,13 +98,23 @@ fn complain_to_engine(text: &str) {
     // The number of /dev/null (Documentation/admin-guide/devices.txt of the kernel).
     let null = rustix::fs::makedev(1, 3);
     if rustix::fs::fstat(std::io::stderr()).is_ok_and(|stat| stat.st_rdev == null) {
-        let engine = format!("/proc/{}/fd/2", std::os::unix::process::parent_id());
-        // A file is to keep what it has; a terminal or a pipe must not make us wait, or own us.
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        let engine =
-            OpenOptions::new().append(true).custom_flags(flags.bits().cast_signed()).open(engine);
-        let _ = engine.and_then(|mut engine| engine.write_all(text.as_bytes()));
+        let _ = write_to_parents_stderr(text.as_bytes());
     }
+}
+
+/// Through a duplicate of the parent's descriptor: opened anew, one that is for reading only could
+/// be written.
+fn write_to_parents_stderr(text: &[u8]) -> rustix::io::Result<()> {
+    let parent = rustix::process::getppid().ok_or(Errno::SRCH)?;
+    let parent = rustix::process::pidfd_open(parent, PidfdFlags::empty())?;
+    let stderr = rustix::process::pidfd_getfd(parent, 2, PidfdGetfdFlags::empty())?;
+    // A terminal or a pipe that nobody reads must not make us wait.
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    if fds[0].revents().contains(PollFlags::OUT) {
+        rustix::io::write(&stderr, text)?;
+    }
+    Ok(())
 }
 
 /// Writes to standard output; a reader who has gone is no error.

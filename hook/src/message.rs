@@ -4,6 +4,8 @@
 //! `openat2 proc/sys/fs of container 3f2a: ELOOP: Too many symbolic links encountered`.
 //! Text that a container's author chose is escaped and cut, so that it stays within its line.
 
+use std::path::Path;
+
 use anyhow::{Result, anyhow};
 
 /// Adds the call and its object to a system call's error.
@@ -49,6 +51,12 @@ pub fn line(error: &anyhow::Error) -> String {
 #[must_use]
 pub fn list(lines: &[String]) -> serde_json::Value {
     lines.iter().take(64).map(|line| plain(line, 200)).collect()
+}
+
+/// A path of a container, of 200 bytes at most: what is more than text to a terminal is escaped.
+#[must_use]
+pub fn path(path: &Path) -> String {
+    plain(&path.to_string_lossy(), 200)
 }
 
 /// Text with everything escaped that would be more than text to a terminal, and cut.

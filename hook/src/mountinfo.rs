@@ -25,7 +25,7 @@ pub fn is_shared(fd: impl AsFd, mountinfo: &str) -> Result<bool> {
 /// The mount points of a process, by its mountinfo, in the order in which they were mounted.
 #[must_use]
 pub fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
-    mountinfo.lines().filter_map(|line| Some(unescaped(line.split(' ').nth(4)?))).collect()
+    mountinfo.lines().filter_map(Mount::parse).map(|mount| mount.path()).collect()
 }
 
 /// A path as mountinfo writes it: blanks and backslashes are octal there (`seq_path` in the kernel).
@@ -53,6 +53,8 @@ pub struct Mount<'a> {
     pub device: u64,
     /// Which directory of the file system is mounted.
     pub root: &'a str,
+    /// Where it is mounted, as mountinfo writes it.
+    point: &'a str,
     /// Whether mounts on it are passed on to its peers.
     pub shared: bool,
 }
@@ -65,11 +67,17 @@ impl<'a> Mount<'a> {
         let id = fields.next()?.parse().ok()?;
         let (major, minor) = fields.nth(1)?.split_once(':')?;
         let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-        let root = fields.next()?;
-        // Behind mount point and options, optional fields up to a lone "-".
+        let (root, point) = (fields.next()?, fields.next()?);
+        // Behind the options, optional fields up to a lone "-".
         let shared =
-            fields.skip(2).take_while(|field| *field != "-").any(|f| f.starts_with("shared:"));
-        Some(Self { id, device, root, shared })
+            fields.skip(1).take_while(|field| *field != "-").any(|f| f.starts_with("shared:"));
+        Some(Self { id, device, root, point, shared })
+    }
+
+    /// Where it is mounted, as seen by the process whose mountinfo it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        unescaped(self.point)
     }
 
     /// The mount `id`. Fails if there is none.
@@ -83,6 +91,8 @@ impl<'a> Mount<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -98,6 +108,7 @@ broken
             assert_eq!(Mount::find(mountinfo, id).unwrap().shared, shared, "mount {id}");
         }
         assert_eq!(Mount::find(mountinfo, 24).unwrap().root, "/a");
+        assert_eq!(Mount::find(mountinfo, 24).unwrap().path(), Path::new("/shared:9"));
         assert_eq!(Mount::find(mountinfo, 25).unwrap().device, 0xfe18);
         assert!(Mount::find(mountinfo, 2).is_err());
     }

@@ -5,6 +5,7 @@
 //! do in such a namespace is arranged otherwise, left to `create-runtime` ([`Prepared`]), or said.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -18,10 +19,11 @@ use serde_json::{Value, json};
 use crate::arch::Arch;
 use crate::detect::{self, Detected};
 use crate::devices::{self, Device};
+use crate::emulator;
 use crate::instance::{BINFMT_MISC, Visible};
 use crate::json::Object;
 use crate::log::{Log, Severity};
-use crate::message;
+use crate::message::{self, shown};
 use crate::mountinfo;
 use crate::oci::{self, Namespace};
 use crate::policy::{Policy, Userns};
@@ -253,23 +255,22 @@ fn filter(text: &str) -> Result<Outcome> {
         toolbx: asking.command.as_ref().and_then(toolbx::architecture),
         annotations: asking.annotations.unwrap_or_default(),
     };
-    match evidence.need() {
-        None => Ok(Outcome::NotAsked),
-        Some(Need::Asked) => rewritten(text, &evidence),
+    let Some(need) = evidence.need() else { return Ok(Outcome::NotAsked) };
+    match (need, rewritten(text, &evidence, need)) {
+        (Need::Asked, outcome) => outcome,
         // The container can do without: create-runtime says what is to be said.
-        Some(_) => {
-            Ok(rewritten(text, &evidence).unwrap_or_else(|why| Outcome::Left(message::line(&why))))
-        }
+        (_, outcome) => Ok(outcome.unwrap_or_else(|why| Outcome::Left(message::line(&why)))),
     }
 }
 
 /// Gives the container a user namespace, if it is to have one.
-fn rewritten(text: &str, evidence: &Evidence) -> Result<Outcome> {
-    let policy = Policy::load(Caller::current()?)?;
+fn rewritten(text: &str, evidence: &Evidence, need: Need) -> Result<Outcome> {
+    let caller = Caller::current()?;
+    let policy = Policy::load(caller)?;
     let Request::Emulate(wish) = request::decide(evidence, &policy, Arch::is_native)? else {
         return Ok(Outcome::NotAsked);
     };
-    let scope = Scope::without_user_namespace(Caller::current()?);
+    let scope = Scope::without_user_namespace(caller);
     let wanted = match (wish.userns, policy.userns) {
         (Some(UsernsWish::Private), _) | (None, Userns::Private) => true,
         (None, Userns::Rootful) => scope == Scope::Host,
@@ -277,6 +278,10 @@ fn rewritten(text: &str, evidence: &Evidence) -> Result<Outcome> {
     };
     if !wanted {
         return Ok(Outcome::NotAsked);
+    }
+    // Whoever asked hears from create-runtime what is missing.
+    if need != Need::Asked {
+        wish.targets.iter().try_for_each(|arch| emulator::find(arch, &policy, caller).map(drop))?;
     }
     let config: Config = serde_json::from_str(text).map_err(|error| malformed(&error))?;
     config.ensure_mappings_are_apart()?;
@@ -329,6 +334,21 @@ impl Config {
         Ok(())
     }
 
+    /// Fails where a file system that becomes a bind has options that only a mount of its own can
+    /// have.
+    fn ensure_bind_can_have_options(&self, bound: Bound) -> Result<()> {
+        let options = self.mounts.iter().filter(|mount| bound.is(mount)).flat_map(|m| &m.options);
+        match options.into_iter().find(|option| option.contains('=')) {
+            None => Ok(()),
+            Some(option) => bail!(
+                "its {} with the option {} cannot be mounted in a user namespace that does not own \
+                 what it shows; leave out the option, or use --userns=auto",
+                bound.source(),
+                shown(option)
+            ),
+        }
+    }
+
     fn may(&self, capability: &str) -> bool {
         let capabilities = self.process.iter().flat_map(|process| &process.capabilities);
         capabilities.flat_map(|sets| &sets.bounding).any(|name| name == capability)
@@ -344,9 +364,20 @@ impl Config {
     }
 }
 
-/// Podman names the network namespaces that it makes for a container `netns-UUID`.
+/// Podman makes the network namespaces of containers in a directory `netns`, as `netns-UUID`.
 fn is_made_by_podman(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("netns-"))
+    let is_uuid = |text: &str| {
+        text.len() == 36
+            && text.char_indices().all(|(i, c)| match i {
+                8 | 13 | 18 | 23 => c == '-',
+                _ => c.is_ascii_hexdigit(),
+            })
+    };
+    path.parent().is_some_and(|directory| directory.ends_with("netns"))
+        && path
+            .file_name()
+            .and_then(OsStr::to_str)
+            .is_some_and(|name| name.strip_prefix("netns-").is_some_and(is_uuid))
 }
 
 impl IdMapping {
@@ -383,8 +414,11 @@ impl std::fmt::Display for IdMapping {
 
 impl Engine {
     fn current(scope: Scope, config: &Config) -> Result<Self> {
-        let read =
-            |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
+        let read = |path: &str| {
+            let text = std::fs::read(path).with_context(|| format!("read {path}"))?;
+            // A mount point elsewhere may be no UTF-8.
+            anyhow::Ok(String::from_utf8_lossy(&text).into_owned())
+        };
         let port_start = format!("/proc/sys/{}", PORT_START.replace('.', "/"));
         Ok(Self {
             scope,
@@ -407,6 +441,9 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
          namespace made later; leave out --pid, or give both the same one: run the other container \
          with --userns=auto, and this one with --userns=container: and --pid=container:"
     );
+    if pid.is_none() {
+        config.ensure_bind_can_have_options(Bound::Proc)?;
+    }
     let network = config.network();
     let own_ipc = config.namespace("ipc").is_some_and(|ns| ns.path.is_none());
     let mut bound = Vec::new();
@@ -424,6 +461,7 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
         devices: engine.devices.clone(),
         drops_mqueue: !own_ipc,
         prepared: Prepared {
+            owns_host_files: true,
             enters_network: matches!(network, Network::EngineMade | Network::Joined),
             sysctls: sysctls(config, network),
         },
@@ -434,10 +472,12 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
 /// What is mounted below the engine's /sys and /proc, and would come along: it is not in the file
 /// systems that the container was to get, and with the identity mapping its root is root there.
 ///
-/// Not: where the container has a mount of its own, and where our own will be.
+/// Not where the container has a mount of its own. But always where the machine's binfmt_misc may be
+/// mounted at any time: ours, which may be below the mask, works all the same.
 fn masked(config: &Config, engine: &Engine, bound: &[Bound]) -> Vec<PathBuf> {
+    let always = PathBuf::from(BINFMT_MISC);
     // What holds others first.
-    let points: BTreeSet<_> = engine.mounts.iter().collect();
+    let points: BTreeSet<_> = engine.mounts.iter().chain([&always]).collect();
     let mut masked: Vec<PathBuf> = Vec::new();
     let is_bound = |mount| bound.iter().find(|bound| bound.is(mount)).map(|bound| (mount, bound));
     for (mount, bound) in config.mounts.iter().filter_map(is_bound) {
@@ -450,7 +490,6 @@ fn masked(config: &Config, engine: &Engine, bound: &[Bound]) -> Vec<PathBuf> {
                     && other.destination.starts_with(&mount.destination)
             };
             if below.as_os_str().is_empty()
-                || place == Path::new(BINFMT_MISC)
                 || config.mounts.iter().any(covered)
                 || masked.iter().any(|masked| place.starts_with(masked))
             {
@@ -582,7 +621,7 @@ fn rewritten_mounts(mounts: &[Box<RawValue>], rewrite: &Rewrite) -> Result<Vec<B
         });
     }
     for (destination, source) in &rewrite.devices {
-        rewritten.push(bind(source, destination, &["bind", "rprivate", "nosuid", "noexec"])?);
+        rewritten.push(bind(source, destination, &["bind", "ro", "rprivate", "nosuid", "noexec"])?);
     }
     Ok(rewritten)
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 /// arguments of the hook in config.json, where no image can put anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prepared {
+    /// Whether the container's root is the owner of the engine's files: every id is itself.
+    pub owns_host_files: bool,
     /// Whether the container enters a network namespace that was made outside of its user
     /// namespace.
     pub enters_network: bool,
@@ -14,16 +16,22 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    const OWNS_HOST_FILES: &str = "--owns-host-files";
     const ENTERS_NETWORK: &str = "--enters-network";
     const SYSCTL: &str = "--sysctl=";
 
     /// As arguments of `create-runtime`.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
-        let network = self.enters_network.then(|| Self::ENTERS_NETWORK.to_owned());
+        let flags = [
+            (self.owns_host_files, Self::OWNS_HOST_FILES),
+            (self.enters_network, Self::ENTERS_NETWORK),
+        ];
+        let flags =
+            flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.to_owned());
         let sysctls =
             self.sysctls.iter().map(|(key, value)| format!("{}{key}={value}", Self::SYSCTL));
-        network.into_iter().chain(sysctls).collect()
+        flags.chain(sysctls).collect()
     }
 
     /// Understands the arguments of `create-runtime`. `None` if one is not understood.
@@ -31,11 +39,13 @@ impl Prepared {
     pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
         let mut prepared = Self::default();
         for argument in arguments {
-            if *argument == Self::ENTERS_NETWORK {
-                prepared.enters_network = true;
-            } else {
-                let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
-                prepared.sysctls.insert(key.to_owned(), value.to_owned());
+            match *argument {
+                Self::OWNS_HOST_FILES => prepared.owns_host_files = true,
+                Self::ENTERS_NETWORK => prepared.enters_network = true,
+                _ => {
+                    let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
+                    prepared.sysctls.insert(key.to_owned(), value.to_owned());
+                }
             }
         }
         Some(prepared)
@@ -50,6 +60,7 @@ mod tests {
     fn arguments_are_understood_as_they_were_made() {
         let sysctls = [("net.a", "1 2"), ("net.b", "x=y")];
         let prepared = Prepared {
+            owns_host_files: true,
             enters_network: true,
             sysctls: sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         };

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::arch::{self, ARCHES, Arch};
 use crate::detect::Detected;
-use crate::message::shown;
+use crate::message::{self, shown};
 use crate::policy::{Annotation, Policy};
 
 /// What a container wants of this hook.
@@ -142,7 +142,7 @@ pub fn decide(
     }
     wish.targets.retain(|arch| !is_native(arch));
     if let Some(Detected { arch, program, .. }) = foreign {
-        let found = format!("{} is for {}", program.display(), arch.name);
+        let found = format!("{} is for {}", message::path(program), arch.name);
         if let (Asked::These(_), false) = (&asked, wish.targets.contains(arch)) {
             wish.contradiction = Some(format!("{found}, which was not asked for; both are served"));
         }

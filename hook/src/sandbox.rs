@@ -23,10 +23,11 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, ThreadNam
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Entry, VISIBLE_DIR, serving};
 use crate::container::{Container, EmulatorPlace, MountPoint};
-use crate::hook::{Carry, Emulation, Plan};
+use crate::hook::{Carry, Plan};
 use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
 use crate::kernel;
 use crate::message::{self, Call};
+use crate::request::Need;
 use crate::scope::Scope;
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
@@ -80,12 +81,17 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     };
     let instance = match mount(MountAttrFlags::empty(), container) {
         // An old kernel, or a filter; but what was visible before is visible still.
-        Err(refusal) if plan.is_served_without_us() => {
+        Err(refusal) if plan.visible.as_ref().is_some_and(|it| plan.is_served_by(it)) => {
             return Ok(Applied::Inherited(message::line(&refusal)));
         }
         instance => Instance::new(instance?)?,
     };
-    let there = examine(&instance, plan)?;
+    let there = instance.entries()?;
+    if let Err(why) = ensure_free_for(plan, &instance, &there) {
+        // Nobody asked for anything: any emulator is as good.
+        let is_served = plan.need != Need::Asked && plan.is_served_by(&instance.visible()?);
+        return if is_served { Ok(Applied::Inherited(message::line(&why))) } else { Err(why) };
+    }
     attach(container, place)?;
     enter_private_root(&pinned)?;
     let carried = carry_over(&instance, &there, plan)?;
@@ -279,7 +285,9 @@ fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
     let call = |call: &str| format!("{call} binfmt_misc in container {}", container.id);
     // As it looks without a mount, to be laid on top of ours, which lives all the same.
     let untouched = if container.mounts_itself {
-        Some(clone_of(place).call(|| call("open_tree"))?)
+        let clone = clone_of(place).call(|| call("open_tree"))?;
+        kernel::make_inert(&clone).call(|| call("mount_setattr"))?;
+        Some(clone)
     } else {
         None
     };
@@ -287,17 +295,13 @@ fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
     untouched.map_or(Ok(()), |untouched| move_mount(&untouched, place).call(|| call("cover")))
 }
 
-/// What others have in the instance already. Fails, before anything is added, where that is in our
-/// way.
-fn examine(instance: &Instance, plan: &Plan) -> Result<Vec<Entry>> {
-    let entries = instance.entries()?;
-    if plan.container.scope == Scope::Shared {
-        instance.ensure_on()?;
-        for Emulation { handler, .. } in &plan.emulations {
-            ensure_free(&entries, handler)?;
-        }
+/// Fails, before anything is added, where what is `there` in the instance already is in our way.
+fn ensure_free_for(plan: &Plan, instance: &Instance, there: &[Entry]) -> Result<()> {
+    if plan.container.scope != Scope::Shared {
+        return Ok(());
     }
-    Ok(entries)
+    instance.ensure_on()?;
+    plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
 }
 
 /// Goes into a mount namespace of the hook's own, which ends with it, and makes an empty file system

@@ -401,6 +401,23 @@ fn a_hostile_proc_is_refused() {
     }
 }
 
+/// Toolbx's init-container mounts binfmt_misc itself, so ours is covered with what was there before:
+/// perhaps the host's instance, whose owner is the container's root here.
+#[test]
+fn what_covers_our_mount_cannot_be_written() {
+    let mut case = Case {
+        host: "mount -t binfmt_misc host /proc/sys/fs/binfmt_misc",
+        then: "(echo :x:M::x::/bin/true: >/mnt/rootfs/proc/sys/fs/binfmt_misc/register) 2>&1
+            chroot /mnt/rootfs /exit42; echo $?
+            mount -t binfmt_misc toolbx /mnt/rootfs/proc/sys/fs/binfmt_misc && chroot /mnt/rootfs /exit42; echo $?",
+        ..Case::asking("arm64")
+    };
+    case.config["process"] = json!({"args": ["toolbox", "init-container"], "cwd": "/"});
+    let outcome = case.runs();
+    assert!(outcome.then.contains("Read-only file system"), "{}", outcome.then);
+    assert!(outcome.then.ends_with("42\n42"), "{}", outcome.then);
+}
+
 #[test]
 fn a_hostile_dev_gets_nothing() {
     // Where the emulator cannot be shown, flag F alone carries it, by its path on the host.
@@ -744,16 +761,26 @@ fn another_emulator_for_the_same_target_is_refused() {
     }
 }
 
-/// A volume on a FUSE file system whose daemon answers nothing, and the first program on it.
 #[test]
-fn a_file_system_that_hangs_delays_and_no_more() {
-    if std::fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
-        let is_there = std::path::Path::new("/dev/fuse").exists();
-        assert!(is_there, "/dev/fuse is missing; run: modprobe fuse");
-        eprintln!("left out: only root may open /dev/fuse here");
-        return;
-    }
-    const HANGS: &str = "mkdir hangs; touch started; python3 -c '
+fn who_asks_for_nothing_is_content_with_any_emulator() {
+    let copy = "cp /mnt/emulators/qemu-aarch64-static /mnt/other";
+    let register = registered("other", "/mnt/other", "OPF", "");
+    let mut case = Case {
+        host: format!("{copy}\n{register}").leak(),
+        private: false,
+        afterwards: "ls /mnt/instance",
+        ..Case::asking("arm64")
+    };
+    case.config["process"] = json!({"args": ["/exit42"], "cwd": "/"});
+    assert!(case.run().stderr.contains("--userns=keep-id"));
+    case.state = case.state.replace("toolbx.arch", "other");
+    let outcome = case.run();
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
+    assert_eq!(outcome.then, "42\nother\nregister\nstatus");
+}
+
+/// Makes /hangs of the container a FUSE file system whose daemon answers nothing.
+const HANGS: &str = "mkdir hangs; touch started; python3 -c '
 import ctypes, os, time
 fd = os.open(\"/dev/fuse\", os.O_RDWR)
 options = f\"fd={fd},rootmode=40000,user_id=0,group_id=0\".encode()
@@ -764,6 +791,16 @@ container = os.getppid()
 while os.getppid() == container:
     time.sleep(0.1)' >/dev/null &
         until [ -s started ]; do sleep 0.1; done";
+
+/// A volume on such a file system, and the first program on it.
+#[test]
+fn a_file_system_that_hangs_delays_and_no_more() {
+    if std::fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        let is_there = std::path::Path::new("/dev/fuse").exists();
+        assert!(is_there, "/dev/fuse is missing; run: modprobe fuse");
+        eprintln!("left out: only root may open /dev/fuse here");
+        return;
+    }
     for (arch, then, printed) in [
         ("none", "echo $?", "0"),
         ("auto", "", ""),

@@ -19,7 +19,7 @@ fn podman() -> serde_json::Value {
         "linux": {
             "namespaces": [
                 {"type": "pid"}, {"type": "ipc"}, {"type": "mount"},
-                {"type": "network", "path": "/run/netns/netns-1"},
+                {"type": "network", "path": "/run/netns/netns-0c6d8a6e-1b1f-4f0e-9a4c-2f3a4b5c6d7e"},
             ],
             "sysctl": {"net.ipv4.ping_group_range": "0 0", "kernel.msgmax": "1"},
             "maskedPaths": ["/proc/kcore"],
@@ -108,6 +108,7 @@ fn a_network_made_by_the_engine() {
         json!([
             "toolbx-arch-hook",
             "create-runtime",
+            "--owns-host-files",
             "--enters-network",
             "--sysctl=net.ipv4.ip_unprivileged_port_start=0",
             "--sysctl=net.ipv4.ping_group_range=0 0"
@@ -127,7 +128,10 @@ fn what_is_made_by_the_runtime_stays() {
     assert_eq!(mount_types(&config), ["proc", "tmpfs", "sysfs", "mqueue", "cgroup"]);
     assert_eq!(config["linux"]["sysctl"], podman()["linux"]["sysctl"]);
     assert_eq!(config["linux"]["maskedPaths"], podman()["linux"]["maskedPaths"]);
-    assert_eq!(config["hooks"], podman()["hooks"]);
+    assert_eq!(
+        config["hooks"]["createRuntime"][0]["args"],
+        json!(["toolbx-arch-hook", "create-runtime", "--owns-host-files"])
+    );
 }
 
 #[test]
@@ -144,7 +148,7 @@ fn devices_of_another_name_are_bound() {
     assert_eq!(
         config["mounts"].as_array().unwrap().last(),
         Some(&json!({"destination": "/dev/word", "type": "bind", "source": "/dev/null",
-                     "options": ["bind", "rprivate", "nosuid", "noexec"]}))
+                     "options": ["bind", "ro", "rprivate", "nosuid", "noexec"]}))
     );
 }
 
@@ -152,12 +156,19 @@ fn devices_of_another_name_are_bound() {
 fn namespaces_of_others() {
     // The host's network: no sysctl may be set there, and ports are out of reach.
     let host = planned(&with_namespace("network", Way::Shares)).unwrap();
-    assert_eq!(host.prepared, Prepared::default());
+    assert_eq!(host.prepared, Prepared { owns_host_files: true, ..Prepared::default() });
     assert!(host.warnings[0].contains("ports below 1024"), "{host:?}");
-    // Another container's: only what was asked for.
-    let joined = planned(&with_namespace("network", Way::Joins("/proc/7/ns/net"))).unwrap();
-    assert_eq!(joined.prepared.sysctls.keys().collect::<Vec<_>>(), ["net.ipv4.ping_group_range"]);
-    assert!(joined.warnings[0].contains("--sysctl"), "{joined:?}");
+    // Another container's, or one that the user made: only what was asked for.
+    for path in
+        ["/proc/7/ns/net", "/run/netns/netns-web", "/x/netns-0c6d8a6e-1b1f-4f0e-9a4c-2f3a4b5c6d7e"]
+    {
+        let joined = planned(&with_namespace("network", Way::Joins(path))).unwrap();
+        assert_eq!(
+            joined.prepared.sysctls.keys().collect::<Vec<_>>(),
+            ["net.ipv4.ping_group_range"]
+        );
+        assert!(joined.warnings[0].contains("--sysctl"), "{joined:?}");
+    }
     for way in [Way::Shares, Way::Joins("/proc/7/ns/ipc")] {
         let config = rewritten(&with_namespace("ipc", way));
         assert_eq!(mount_types(&config), ["proc", "tmpfs", "bind", "cgroup"]);
@@ -166,8 +177,16 @@ fn namespaces_of_others() {
     assert_eq!(pid["mounts"][0]["source"], "/proc");
     assert_eq!(
         pid["linux"]["maskedPaths"],
-        json!(["/proc/kcore", "/proc/fs/nfsd", "/sys/kernel/debug"])
+        json!(["/proc/kcore", "/proc/fs/nfsd", "/proc/sys/fs/binfmt_misc", "/sys/kernel/debug"])
     );
+    // Whether it is mounted by now or not.
+    let mut config = with_namespace("pid", Way::Shares);
+    let bare = Engine { mounts: Vec::new(), ..engine() };
+    let masked = plan(&serde_json::from_value(config.clone()).unwrap(), &bare).unwrap().masked;
+    assert_eq!(masked, [Path::new("/proc/sys/fs/binfmt_misc")]);
+    config["mounts"][0]["options"] = json!(["nosuid", "hidepid=2"]);
+    let error = planned(&config).unwrap_err().to_string();
+    assert!(error.contains("hidepid=2"), "{error}");
     let joined = planned(&with_namespace("pid", Way::Joins("/proc/7/ns/pid"))).unwrap_err();
     assert!(joined.to_string().contains("another container's pid namespace"), "{joined}");
 }
@@ -208,7 +227,7 @@ fn everything_else_survives() {
     let rewrite = plan(&serde_json::from_str(text).unwrap(), &engine()).unwrap();
     assert_eq!(
         apply(text, &rewrite).unwrap(),
-        r#"{"x":1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"},{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":4294967294}],"gidMappings":[{"containerID":0,"hostID":0,"size":1000},{"containerID":1000,"hostID":1000,"size":10}]},"hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime"]}]},"mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#
+        r#"{"x":1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"},{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":4294967294}],"gidMappings":[{"containerID":0,"hostID":0,"size":1000},{"containerID":1000,"hostID":1000,"size":10}]},"hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime","--owns-host-files"]}]},"mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#
     );
 }
 
