@@ -4,7 +4,7 @@
 # make uninstall take it away again
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
-# make bench     measure what is promised about time (as root)
+# make bench     measure what it takes against what it should (as root)
 # make images    only fetch and make what the tests run
 # make lint      formatting, clippy, shellcheck, cargo-deny
 # make clean     remove what was built and fetched

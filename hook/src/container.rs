@@ -24,6 +24,8 @@ use crate::toolbx;
 pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
 const AUTOFS_SUPER_MAGIC: FsWord = 0x0187;
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
+/// As much as most files in /proc have, so that few calls read them.
+const USUAL: usize = 16 * 1024;
 
 /// A container that is being created. The descriptors stay valid after its namespaces are entered.
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl Process {
         let process =
             Self::with_pid(state.pid).with_context(|| format!("container {}", state.id))?;
         ensure!(
-            process.namespace("mnt")? != Self::own()?.namespace("mnt")?,
+            process.namespace("mnt")? != own_namespace("mnt")?,
             "process {} is no container's: it shares the hook's mount namespace",
             state.pid
         );
@@ -90,13 +92,8 @@ impl Process {
 
     /// Whose binfmt_misc instance the container of this process and `bundle` uses.
     pub fn scope(&self, bundle: &Bundle) -> Result<Scope> {
-        let (theirs, ours) = (self.namespace("user")?, Self::own()?.namespace("user")?);
+        let (theirs, ours) = (self.namespace("user")?, own_namespace("user")?);
         Ok(Scope::of(theirs, ours, bundle.config.has_own_user_namespace()))
-    }
-
-    /// The hook's own.
-    fn own() -> Result<Self> {
-        Self::with_pid(std::process::id().cast_signed())
     }
 
     fn with_pid(pid: i32) -> Result<Self> {
@@ -114,12 +111,12 @@ impl Process {
 
     /// Whether it is in the user namespace that the hook is in.
     pub fn is_in_our_user_namespace(&self) -> Result<bool> {
-        Ok(self.namespace("user")? == Self::own()?.namespace("user")?)
+        Ok(self.namespace("user")? == own_namespace("user")?)
     }
 
     /// Whether it is in the network namespace that the hook is in.
     pub fn is_in_our_network_namespace(&self) -> Result<bool> {
-        Ok(self.namespace("net")? == Self::own()?.namespace("net")?)
+        Ok(self.namespace("net")? == own_namespace("net")?)
     }
 
     /// Fails if the process has ended: then what was opened may be another's.
@@ -141,9 +138,9 @@ impl Process {
     }
 
     fn namespace(&self, kind: &str) -> Result<Namespace> {
-        let stat = rustix::fs::statat(&self.dir, format!("ns/{kind}"), AtFlags::empty())
-            .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))?;
-        Ok(Namespace { dev: stat.st_dev, ino: stat.st_ino })
+        rustix::fs::statat(&self.dir, format!("ns/{kind}"), AtFlags::empty())
+            .map(|stat| Namespace { dev: stat.st_dev, ino: stat.st_ino })
+            .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))
     }
 
     /// The text of a file of its directory in /proc; what is no UTF-8 replaced.
@@ -151,7 +148,7 @@ impl Process {
         let call = || format!("read /proc/{}/{name}", self.pid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).call(call)?;
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(USUAL);
         File::from(fd).read_to_end(&mut text).call(call)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
@@ -197,6 +194,13 @@ impl Container {
     pub fn maps_owner_of(&self, emulator: &Emulator) -> bool {
         self.maps_our_root && emulator.belongs_to_root
     }
+}
+
+/// The namespace that the hook is in.
+fn own_namespace(kind: &str) -> Result<Namespace> {
+    rustix::fs::stat(format!("/proc/self/ns/{kind}"))
+        .map(|stat| Namespace { dev: stat.st_dev, ino: stat.st_ino })
+        .call(|| format!("stat /proc/self/ns/{kind}"))
 }
 
 /// Whether a `uid_map`, read from outside its namespace, has a user for `uid` of outside.
@@ -294,7 +298,11 @@ fn emulator_place(
 /// to others. Anything else is the host's, a volume, or the image.
 fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &str) -> Result<bool> {
     let device = rustix::fs::fstat(dev).call(|| "fstat dev".into())?.st_dev;
-    let ours = Process::own()?.read("mountinfo")?;
+    let mut ours = Vec::with_capacity(USUAL);
+    File::open("/proc/self/mountinfo")
+        .and_then(|mut file| file.read_to_end(&mut ours))
+        .call(|| "read /proc/self/mountinfo".into())?;
+    let ours = String::from_utf8_lossy(&ours);
     let mount = Mount::find(mounts, mount_id(dev)?)?;
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
         && mount_id(dev)? != mount_id(rootfs)?

@@ -103,12 +103,17 @@ pub enum Decision {
 /// asked for something that it cannot have.
 pub fn run(prepared: &Prepared) -> Result<()> {
     let start = Instant::now();
-    let log = Log::connect();
     let mut id = Value::Null;
-    let served = State::read(std::io::stdin().lock()).and_then(|state| {
+    let decided = State::read(std::io::stdin().lock()).and_then(|state| {
         id = state.id.as_str().into();
-        serve(&state, prepared)
+        plan(&state, prepared).map(|decision| (state, decision))
     });
+    if *prepared == Prepared::default() && matches!(decided, Ok((_, Decision::NotAsked))) {
+        return Ok(());
+    }
+    // The machine's daemon, not one in the container.
+    let log = Log::connect();
+    let served = decided.and_then(|(state, decision)| serve(&decision, &state, prepared));
     let (severity, mut record) = match &served {
         Ok(None) => return Ok(()),
         Ok(Some(record)) if record["warning"].is_string() => (Severity::Warning, record.clone()),
@@ -123,11 +128,10 @@ pub fn run(prepared: &Prepared) -> Result<()> {
     served.map(|_| ())
 }
 
-/// Plans and applies. Returns the record for the log, if there is anything to tell.
-fn serve(state: &State, prepared: &Prepared) -> Result<Option<Value>> {
-    let decision = plan(state, prepared)?;
+/// Does what was decided. Returns the record for the log, if there is anything to tell.
+fn serve(decision: &Decision, state: &State, prepared: &Prepared) -> Result<Option<Value>> {
     finish(prepared, state)?;
-    let Decision::Emulate(plan) = &decision else { return Ok(record(&decision)) };
+    let Decision::Emulate(plan) = decision else { return Ok(record(decision)) };
     match sandbox::apply(plan) {
         Ok(Applied::Whole(carried)) => {
             let mut record = emulated(plan);
@@ -320,7 +324,7 @@ fn annotations(state: &State) -> Result<(BTreeMap<String, String>, Option<Bundle
 }
 
 fn find_bundle(state: &State) -> Result<Bundle> {
-    Bundle::find(state, &runtime_command())
+    Bundle::find(state, runtime_command)
 }
 
 /// The command line of the runtime, our parent; NUL after each argument.

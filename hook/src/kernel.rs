@@ -1,5 +1,6 @@
-//! System calls that neither rustix nor nix has, or has in a safe form. The only `unsafe` code of the
-//! project: it passes integers and one fully initialised structure to the kernel, which checks them.
+//! System calls that neither rustix nor nix has, or has in a safe form. But for the entry point in
+//! `main.rs`, the only `unsafe` code of the project: it passes integers and one fully initialised
+//! structure to the kernel, which checks them.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,9 +1,13 @@
 //! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
+//!
+//! It starts without Rust's own beginning of a process, which would take a tenth of the whole time.
+#![no_main]
 
+use std::ffi::{c_char, c_int};
 use std::io::Write;
-use std::process::ExitCode;
+use std::os::fd::{AsRawFd, IntoRawFd};
 
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
@@ -26,7 +30,22 @@ Exit status: 0 done or nothing to do, 1 the container cannot have what it asked 
 More: toolbx-arch-hook(8), toolbx-arch-policy(5)
 ";
 
-fn main() -> ExitCode {
+/// Exit statuses.
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// What the C library calls. What Rust would have done before is in [`isolate`]; arguments are found
+/// all the same.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)] // SAFETY: no other `main` is linked, and this is the signature that C has for it.
+extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+    isolate();
+    run().into()
+}
+
+/// Does what the arguments say. Returns the exit status.
+fn run() -> u8 {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
@@ -43,34 +62,32 @@ fn main() -> ExitCode {
         _ => {
             let given = arguments.join(" ");
             complain(&format!("toolbx-arch-hook: error: not a command: {given:?}\n\n{HELP}"));
-            ExitCode::from(2)
+            USAGE
         }
     }
 }
 
-fn create_runtime(prepared: &Prepared) -> ExitCode {
-    isolate();
+fn create_runtime(prepared: &Prepared) -> u8 {
     match hook::run(prepared) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => DONE,
         Err(error) => {
             complain(&format!("toolbx-arch-hook: error: {}\n", message::line(&error)));
-            ExitCode::FAILURE
+            FAILED
         }
     }
 }
 
-fn precreate() -> ExitCode {
-    isolate();
+fn precreate() -> u8 {
     match precreate::run() {
         Ok(warnings) => {
             for warning in warnings {
                 complain_to_engine(&format!("toolbx-arch-hook: warning: {warning}\n"));
             }
-            ExitCode::SUCCESS
+            DONE
         }
         Err(error) => {
             complain_to_engine(&format!("toolbx-arch-hook: error: {}\n", message::line(&error)));
-            ExitCode::FAILURE
+            FAILED
         }
     }
 }
@@ -79,7 +96,16 @@ fn precreate() -> ExitCode {
 /// directory.
 fn isolate() {
     kernel::close_from(3);
-    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    // What is opened must not become a standard stream, for messages to be written into.
+    while let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        if null.as_raw_fd() > 2 {
+            break;
+        }
+        let _ = null.into_raw_fd();
+    }
+    // A reader who has gone is no reason to end.
+    let blocked = SigSet::from_iter([Signal::SIGPIPE]);
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None);
     // A core file would be written where we are then, which may be a container.
     let _ =
         rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
@@ -118,9 +144,10 @@ fn write_to_parents_stderr(text: &[u8]) -> rustix::io::Result<()> {
 }
 
 /// Writes to standard output; a reader who has gone is no error.
-fn show(text: &str) -> ExitCode {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+fn show(text: &str) -> u8 {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    DONE
 }
 
 /// A line for each target: QEMU's name, and its other names.

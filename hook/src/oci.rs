@@ -25,6 +25,9 @@ use crate::request;
 const STATE_MAX: u64 = 8 * 1024 * 1024;
 /// A config.json holds the annotations too, and the seccomp profile.
 const CONFIG_MAX: u64 = 16 * 1024 * 1024;
+/// As much as most have, so that few calls read them.
+const STATE_USUAL: usize = 2 * 1024;
+const CONFIG_USUAL: usize = 32 * 1024;
 
 /// The container's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -81,7 +84,7 @@ pub(crate) fn our_annotations<'de, D: Deserializer<'de>>(
 impl State {
     /// Reads the state to its end. Fails where it is no state, or larger than 8 MiB.
     pub fn read(mut from: impl Read) -> Result<Self> {
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(STATE_USUAL);
         from.by_ref().take(STATE_MAX).read_to_end(&mut text).context("read the state")?;
         // A runtime that writes to a closed pipe may die of it.
         let rest = std::io::copy(&mut from, &mut std::io::sink()).context("read the state")?;
@@ -216,11 +219,11 @@ pub struct Bundle {
 
 impl Bundle {
     /// Finds and reads the bundle of `state`: in its `bundle`, or, where crun misreports that as
-    /// "/", in the one that `runtime`, the command line of the hook's parent, names.
+    /// "/", in the one that the command line of the `runtime`, the hook's parent, names.
     ///
     /// Without any config.json the state's own rootfs has to do. Fails where there is none either,
     /// or where a config.json is malformed.
-    pub fn find(state: &State, runtime: &[u8]) -> Result<Self> {
+    pub fn find(state: &State, runtime: impl Fn() -> Vec<u8>) -> Result<Self> {
         if let Some(bundle) = Self::read(&state.bundle)? {
             return Ok(bundle);
         }
@@ -231,7 +234,7 @@ impl Bundle {
                 state.id
             )
         })?;
-        if let Some(path) = bundle_argument(runtime)
+        if let Some(path) = bundle_argument(&runtime())
             && let Some(bundle) = Self::read(path)?
             && bundle.rootfs().as_ref() == Some(root)
         {
@@ -299,7 +302,7 @@ fn config_in(bundle: &Path) -> Result<Option<Config>> {
         }
         file => file.with_context(context)?,
     };
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(CONFIG_USUAL);
     file.take(CONFIG_MAX + 1).read_to_end(&mut text).with_context(context)?;
     ensure!(text.len() as u64 <= CONFIG_MAX, "{} is larger than 16 MiB", path.display());
     Config::parse(&text).with_context(context).map(Some)
@@ -309,7 +312,7 @@ fn config_in(bundle: &Path) -> Result<Option<Config>> {
 /// larger than 16 MiB.
 pub fn read_config(mut from: impl Read) -> Result<String> {
     const INPUT: &str = "config.json on standard input";
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(CONFIG_USUAL);
     from.by_ref()
         .take(CONFIG_MAX)
         .read_to_end(&mut text)

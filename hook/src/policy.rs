@@ -201,7 +201,7 @@ impl Default for Policy {
 /// The file's text, or `None` where there is no such file.
 fn read(path: &Path, caller: Caller) -> Result<Option<String>> {
     let Some(file) = trust::open(path, caller, &["usr", "etc"])? else { return Ok(None) };
-    let mut text = String::new();
+    let mut text = String::with_capacity(1024);
     let length = file
         .take(FILE_MAX + 1)
         .read_to_string(&mut text)

@@ -241,7 +241,10 @@ pub fn run() -> Result<Vec<String>> {
         Outcome::NotAsked | Outcome::Left(_) => (text, Vec::new()),
         Outcome::Rewritten { text, warnings } => (text, warnings),
     };
-    std::io::stdout().write_all(text.as_bytes()).context("write config.json to standard output")?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("write config.json to standard output")?;
     Ok(warnings)
 }
 

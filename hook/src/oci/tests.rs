@@ -95,18 +95,18 @@ fn finds_the_bundle_that_crun_misreports() {
         ..State::default()
     };
 
-    assert_eq!(Bundle::find(&state, runtime.as_bytes()).unwrap().path, root);
+    assert_eq!(Bundle::find(&state, || runtime.clone().into_bytes()).unwrap().path, root);
     // Somebody else's bundle: only the rootfs is known then.
     let other = State { root: Some("/r/other".into()), ..state.clone() };
-    let bundle = Bundle::find(&other, runtime.as_bytes()).unwrap();
+    let bundle = Bundle::find(&other, || runtime.clone().into_bytes()).unwrap();
     assert_eq!((bundle.path.clone(), bundle.rootfs()), (none.clone(), Some("/r/other".into())));
-    assert!(Bundle::find(&state, b"conmon\0-b\0relative\0").is_ok());
+    assert!(Bundle::find(&state, || b"conmon\0-b\0relative\0".to_vec()).is_ok());
     let bare = State { root: None, ..state };
-    assert!(Bundle::find(&bare, runtime.as_bytes()).is_err());
+    assert!(Bundle::find(&bare, || runtime.clone().into_bytes()).is_err());
 
     std::fs::write(root.join("config.json"), "{").unwrap();
     let broken = State { bundle: root.clone(), ..bare };
-    assert!(Bundle::find(&broken, b"").is_err());
+    assert!(Bundle::find(&broken, Vec::new).is_err());
     std::fs::remove_dir_all(root).unwrap();
 }
 
