@@ -15,6 +15,22 @@ setup_suite() {
         as_root import --quiet "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null
         as_alice import --quiet "$IMAGES/busybox-$arch.tar" "localhost/busybox:$arch" >/dev/null
     done
+    # A registry, and in it an image for several architectures, each declared as what it is.
+    mkdir -p "$RUN/registry"
+    printf '%s\n' 'version: 0.1' "storage: { filesystem: { rootdirectory: $RUN/registry } }" \
+        'http: { addr: "127.0.0.1:5000" }' 'log: { level: error }' >"$RUN/registry.yml"
+    docker-registry serve "$RUN/registry.yml" </dev/null >/dev/null 2>&1 3>&- 4>&- 5>&- &
+    echo $! >/run/registry.pid
+    if ! as_root image exists localhost/declared:arm64; then
+        as_root manifest create localhost/multi >/dev/null
+        while read -r arch name variant; do
+            as_root import --quiet --os linux --arch "$name" ${variant:+--variant "$variant"} \
+                "$IMAGES/busybox-$arch.tar" "localhost/declared:$arch" >/dev/null 2>&1
+            as_root manifest add --os linux --arch "$name" ${variant:+--variant "$variant"} \
+                localhost/multi "containers-storage:localhost/declared:$arch" >/dev/null
+        done <<<$'amd64 amd64\narm64 arm64 v8\narmhf arm v7\nppc64el ppc64le\ns390x s390x'
+        as_root manifest push --quiet --all --tls-verify=false localhost/multi docker://127.0.0.1:5000/multi
+    fi
     # A scratch image: one static program and nothing else.
     if ! as_root image exists localhost/scratch; then
         mkdir -p "$RUN/scratch"
@@ -36,5 +52,5 @@ setup_suite() {
 }
 
 teardown_suite() {
-    kill "$(cat /run/syslogd.pid)"
+    kill "$(cat /run/syslogd.pid)" "$(cat /run/registry.pid)"
 }

@@ -19,6 +19,7 @@ use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
 use crate::toolbx;
+use crate::trust::Caller;
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
 pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
@@ -45,7 +46,7 @@ pub struct Container {
     /// Where its emulators go.
     pub emulator_place: EmulatorPlace,
     /// Whether uid 0 of our user namespace is somebody in its.
-    pub maps_our_root: bool,
+    maps_our_root: bool,
 }
 
 /// Where a container's binfmt_misc is to be mounted.
@@ -184,6 +185,12 @@ impl Container {
             maps_our_root,
             pidfd: process.pidfd,
         })
+    }
+
+    /// Whether somebody in the container is the machine's root as far as files go.
+    #[must_use]
+    pub fn has_hosts_root(&self, caller: Caller) -> bool {
+        caller == Caller::Root && self.maps_our_root
     }
 
     /// Whether somebody in the container owns the emulator's file. Then it is not shown: with

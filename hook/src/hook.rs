@@ -130,7 +130,7 @@ pub fn run(prepared: &Prepared) -> Result<()> {
 
 /// Does what was decided. Returns the record for the log, if there is anything to tell.
 fn serve(decision: &Decision, state: &State, prepared: &Prepared) -> Result<Option<Value>> {
-    finish(prepared, state)?;
+    finish(decision, state, prepared)?;
     let Decision::Emulate(plan) = decision else { return Ok(record(decision)) };
     match sandbox::apply(plan) {
         Ok(Applied::Whole(carried)) => {
@@ -152,12 +152,15 @@ fn serve(decision: &Decision, state: &State, prepared: &Prepared) -> Result<Opti
 
 /// Does what `precreate` has left to this stage, whatever is decided here: it may have seen another
 /// program than the one that a volume puts in its place.
-fn finish(prepared: &Prepared, state: &State) -> Result<()> {
-    if *prepared == Prepared::default() {
+fn finish(decision: &Decision, state: &State, prepared: &Prepared) -> Result<()> {
+    // Such a namespace can be asked for too.
+    let owns_host_files = prepared.owns_host_files
+        || matches!(decision, Decision::Emulate(plan) if plan.container.has_hosts_root(Caller::current()?));
+    if !owns_host_files && prepared.sysctls.is_empty() {
         return Ok(());
     }
     let Place { process, rootfs, bundle } = Place::find(state, None)?;
-    if prepared.owns_host_files {
+    if owns_host_files {
         devices::protect(&process, &rootfs, &bundle.config)?;
     }
     if !prepared.sysctls.is_empty() {
@@ -379,10 +382,9 @@ fn emulation(arch: &'static Arch, container: &Container, rules: &Rules) -> Resul
         Some(_) => emulator.path.clone(),
     };
     // QEMU can be told to write files where a set-user-ID program runs as the container's root.
-    let is_hosts_root = rules.caller == Caller::Root && container.maps_our_root;
     let credentials = container.scope == Scope::Private
         && policy.credentials == Credentials::Private
-        && !is_hosts_root;
+        && !container.has_hosts_root(rules.caller);
     let pinned = policy.emulator_sha256.get(arch.name).is_some();
     let handler = Handler { arch, interpreter, credentials, pinned };
     Ok(Emulation { emulator, handler, not_shown })
@@ -439,8 +441,9 @@ pub fn inherit(visible: Option<&Visible>, targets: &[&'static Arch]) -> Result<D
         None => Ok(Decision::Inherited(Scope::Host)),
         Some(arch) => bail!(
             "the container has no user namespace of its own, so a handler for {} would be \
-             registered for the whole machine; run it with --userns=auto, or as an ordinary user, \
-             or register a handler with flag F on the host, or see PLAIN SUDO PODMAN RUN in \
+             registered for the whole machine; run it with --userns=auto (a build: with \
+             --userns-uid-map and --userns-gid-map 0:0:4294967294), or as an ordinary user, or \
+             register a handler with flag F on the host, or see PLAIN SUDO PODMAN RUN in \
              toolbx-arch-hook(8)",
             arch.name
         ),
