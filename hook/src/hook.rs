@@ -16,6 +16,7 @@ use crate::detect::{self, Detected};
 use crate::devices;
 use crate::emulator::{self, Emulator};
 use crate::instance::{BINFMT_MISC, Keep, Visible};
+use crate::labels;
 use crate::log::{Log, Severity};
 use crate::message;
 use crate::network;
@@ -246,6 +247,9 @@ impl Place {
 fn evidence(annotations: BTreeMap<String, String>, place: Option<&Place>) -> Evidence {
     let command = place.and_then(|place| place.bundle.config.command.as_ref());
     Evidence {
+        label: place
+            .filter(|_| annotations.is_empty())
+            .and_then(|place| labels::find(&place.bundle.path)),
         annotations,
         toolbx: command.and_then(toolbx::architecture),
         detected: place.and_then(Place::detect),

@@ -1,6 +1,6 @@
 //! toolbx-arch makes containers of another CPU architecture simply run.
 //!
-//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `detect`,
+//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`, `detect`,
 //! `policy`, `request`, `container`, `scope`, `emulator` and `trust`; [`network`] and `sandbox::apply` do,
 //! with [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt` and `message` are used by all of them.
 //! [`precreate`] is Podman's earlier stage, which only rewrites a config.json, with
@@ -17,6 +17,7 @@ pub mod hook;
 pub mod instance;
 pub mod json;
 pub mod kernel;
+pub mod labels;
 pub mod log;
 pub mod message;
 pub mod mountinfo;

@@ -22,6 +22,7 @@ use crate::devices::{self, Device};
 use crate::emulator;
 use crate::instance::{BINFMT_MISC, Visible};
 use crate::json::Object;
+use crate::labels;
 use crate::log::{Log, Severity};
 use crate::message::{self, shown};
 use crate::mountinfo;
@@ -47,9 +48,34 @@ struct Asking {
     root: Option<oci::Root>,
     #[serde(rename = "process", default, deserialize_with = "oci::if_understood")]
     command: Option<oci::Command>,
+    #[serde(default, deserialize_with = "oci::if_understood")]
+    linux: Option<Cgroup>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Cgroup {
+    #[serde(rename = "cgroupsPath")]
+    path: String,
 }
 
 impl Asking {
+    fn parse(text: &str) -> Result<Self> {
+        // serde would take a list for an object with its values in order.
+        ensure!(text.trim_start().starts_with('{'), "config.json on standard input is no object");
+        serde_json::from_str(text).map_err(|error| malformed(&error))
+    }
+
+    /// The container's id, which Podman puts at the end of the cgroup's name.
+    fn id(&self) -> Option<&str> {
+        let id = self.linux.as_ref()?.path.rsplit(['/', ':', '-']).next()?;
+        let id = id.strip_suffix(".scope").unwrap_or(id);
+        (id.len() == 64).then_some(id)
+    }
+
+    fn label(&self) -> Option<String> {
+        labels::find(&labels::bundle_of(self.id()?, &self.root.as_ref()?.path)?)
+    }
+
     /// What tells in the container's file system, which Podman has mounted by now; its volumes are
     /// not there yet.
     fn detect(&self) -> Option<Detected> {
@@ -102,8 +128,6 @@ struct Linux {
     sysctl: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "oci::or_default")]
     devices: Vec<Device>,
-    #[serde(default, deserialize_with = "oci::or_default")]
-    cgroups_path: String,
 }
 
 /// An element of config.json's `uidMappings` and `gidMappings`.
@@ -219,7 +243,11 @@ pub fn run() -> Result<Vec<String>> {
     let start = Instant::now();
     let log = Log::connect();
     let text = oci::read_config(std::io::stdin().lock())?;
-    let outcome = filter(&text);
+    let mut id = None;
+    let outcome = Asking::parse(&text).and_then(|asking| {
+        id = asking.id().map(str::to_owned);
+        filter(&text, asking)
+    });
     let (severity, mut record) = match &outcome {
         Ok(Outcome::NotAsked) => (Severity::Info, Value::Null),
         Ok(Outcome::Left(why)) => (Severity::Info, json!({"decision": "engine", "why": why})),
@@ -233,7 +261,7 @@ pub fn run() -> Result<Vec<String>> {
     };
     if !record.is_null() {
         record["stage"] = "precreate".into();
-        record["container"] = container_id(&text).into();
+        record["container"] = id.into();
         record["us"] = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into();
         log.send(severity, &record.to_string());
     }
@@ -249,11 +277,10 @@ pub fn run() -> Result<Vec<String>> {
 }
 
 /// Decides what is to become of the config.json `text`.
-fn filter(text: &str) -> Result<Outcome> {
-    // serde would take a list for an object with its values in order.
-    ensure!(text.trim_start().starts_with('{'), "config.json on standard input is no object");
-    let asking: Asking = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+fn filter(text: &str, asking: Asking) -> Result<Outcome> {
+    let is_annotated = asking.annotations.as_ref().is_some_and(|ours| !ours.is_empty());
     let evidence = Evidence {
+        label: if is_annotated { None } else { asking.label() },
         detected: asking.detect(),
         toolbx: asking.command.as_ref().and_then(toolbx::architecture),
         annotations: asking.annotations.unwrap_or_default(),
@@ -670,13 +697,6 @@ fn is_ours(args: &[String]) -> bool {
         Path::new(&pair[0]).file_name().is_some_and(|name| name == "toolbx-arch-hook")
             && ["create-runtime", "prestart"].contains(&&*pair[1])
     })
-}
-
-/// The container's id, which Podman puts at the end of the cgroup's name.
-fn container_id(text: &str) -> Option<String> {
-    let config: Config = serde_json::from_str(text).ok()?;
-    let id = config.linux?.cgroups_path.rsplit(['/', ':', '-']).next()?.to_owned();
-    (id.len() == 64).then_some(id)
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ const FINER: &str = "toolbx.arch.";
 const USERNS: &str = "toolbx.arch.userns";
 /// Toolbx's record.
 const TOOLBOX: &str = "toolbox-arch";
+/// How messages call the same as a label.
+const LABEL: &str = "label toolbox-arch";
 
 /// The annotations that name architectures, the first one first.
 const WISHES: [(&str, Annotation); 2] = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)];
@@ -80,6 +82,8 @@ pub fn is_ours(key: &str) -> bool {
 pub struct Evidence {
     /// Those that are for us.
     pub annotations: BTreeMap<String, String>,
+    /// The container's label `toolbox-arch`, or its image's.
+    pub label: Option<String>,
     /// Which architecture Toolbx made it for.
     pub toolbx: Option<&'static Arch>,
     /// What its programs are.
@@ -92,8 +96,12 @@ impl Evidence {
     #[must_use]
     pub fn need(&self) -> Option<Need> {
         let foreign = self.detected.as_ref().filter(|detected| !detected.arch.is_native());
+        let is_native = |label: &String| {
+            parse(LABEL, label).is_ok_and(|named| named.iter().all(|arch| arch.is_native()))
+        };
         match foreign {
             _ if !self.annotations.is_empty() => Some(Need::Asked),
+            _ if self.label.as_ref().is_some_and(|label| !is_native(label)) => Some(Need::Asked),
             Some(detected) if detected.is_first => Some(Need::FirstProgram),
             None if self.toolbx.is_none_or(Arch::is_native) => None,
             _ => Some(Need::OtherPrograms),
@@ -103,8 +111,8 @@ impl Evidence {
 
 /// Decides by the `evidence`, as `policy` permits.
 ///
-/// The user's annotation comes before Toolbx's, both before Toolbx's arguments, and all before what
-/// was detected; but a program of yet another architecture is served too. `is_native` says what the
+/// The user's annotation comes before Toolbx's, then its label, its arguments, and last what was
+/// detected; but a program of yet another architecture is served too. `is_native` says what the
 /// host runs itself. Fails on a name that nobody knows, on what the policy forbids, and on an
 /// annotation in our name space that this version does not understand: a wish is never silently
 /// ignored.
@@ -113,17 +121,24 @@ pub fn decide(
     policy: &Policy,
     is_native: impl Fn(&Arch) -> bool,
 ) -> Result<Request> {
-    let Evidence { annotations, toolbx, detected } = evidence;
-    let asked = match asked(annotations, policy)? {
+    let Evidence { annotations, label, toolbx, detected } = evidence;
+    let label = label.as_ref().filter(|_| policy.annotations.contains(&Annotation::Toolbox));
+    let (asked, source) = match asked(annotations, policy)? {
         Asked::Off => return Ok(Request::Off),
-        asked => asked,
+        Asked::Nothing => match label {
+            None => (Asked::Nothing, None),
+            Some(label) => {
+                (Asked::These(parse(LABEL, label)?), Some(("toolbox-arch label", shown(label))))
+            }
+        },
+        asked => (asked, source(annotations)),
     };
-    let foreign = detected.as_ref().filter(|detected| policy.detect && !is_native(detected.arch));
+    let detected = detected.as_ref().filter(|_| policy.detect);
     let mut wish = Wish {
         targets: Vec::new(),
         as_found: asked == Asked::All,
         userns: userns(annotations, policy)?,
-        sources: source(annotations).into_iter().collect(),
+        sources: source.into_iter().collect(),
         contradiction: None,
     };
     match &asked {
@@ -140,10 +155,13 @@ pub fn decide(
         Asked::All => wish.targets.extend(ARCHES.iter().filter(|arch| policy.allows(arch))),
         Asked::These(named) => wish.targets.clone_from(named),
     }
-    wish.targets.retain(|arch| !is_native(arch));
-    if let Some(Detected { arch, program, .. }) = foreign {
+    if let Some(Detected { arch, program, .. }) = detected {
         let found = format!("{} is for {}", message::path(program), arch.name);
-        if let (Asked::These(_), false) = (&asked, wish.targets.contains(arch)) {
+        // Whoever adds an annotation may know that; a label says what a container is.
+        let is_expected = is_native(arch) && !annotations.is_empty();
+        if let (Asked::These(named), false) = (&asked, is_expected)
+            && !named.contains(arch)
+        {
             wish.contradiction = Some(format!("{found}, which was not asked for; both are served"));
         }
         wish.sources.push(("program", found));
@@ -151,6 +169,7 @@ pub fn decide(
             wish.targets.push(arch);
         }
     }
+    wish.targets.retain(|arch| !is_native(arch));
     if asked == Asked::Nothing {
         wish.targets.retain(|arch| policy.allows(arch));
     }
@@ -194,7 +213,7 @@ fn asked(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Aske
         () if is("none") => Asked::Off,
         () if is("auto") => Asked::Auto,
         () if is("all") => Asked::All,
-        () => Asked::These(parse(key, value)?),
+        () => Asked::These(parse(&format!("annotation {key}"), value)?),
     })
 }
 
@@ -225,24 +244,24 @@ fn ensure_may_decide(key: &str, annotation: Annotation, policy: &Policy) -> Resu
 
 /// The architectures that a list names, in its order, each once. Names are separated by commas or
 /// blanks: some engines take a comma for the end of an annotation.
-fn parse(key: &str, value: &str) -> Result<Vec<&'static Arch>> {
+fn parse(what: &str, value: &str) -> Result<Vec<&'static Arch>> {
     const MAX: usize = ARCHES.len();
     // One more than there may be tells enough of a list that may be megabytes long.
     let names = value.split(',').flat_map(names_between_commas).take(MAX + 1);
     let names: Vec<&str> = names.collect();
     ensure!(
         names.len() <= MAX,
-        "annotation {key} names more than {MAX} architectures, which is all there are"
+        "{what} names more than {MAX} architectures, which is all there are"
     );
     let mut targets: Vec<&'static Arch> = Vec::new();
     for name in names {
         ensure!(
             !name.is_empty(),
-            "annotation {key}={} has an empty name in it; write {key}=NAME[,NAME…] or {key}=none",
+            "{what}={} has an empty name in it; write NAME[,NAME…] or none",
             shown(value)
         );
         let Some(arch) = arch::find(name) else {
-            bail!("annotation {key}: {}", arch::unknown(name));
+            bail!("{what}: {}", arch::unknown(name));
         };
         if !targets.contains(&arch) {
             targets.push(arch);

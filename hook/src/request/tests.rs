@@ -8,7 +8,7 @@ fn evidence(pairs: &[(&str, &str)], program: Option<(&str, bool)>) -> Evidence {
         program: "/bin/x".into(),
         is_first,
     });
-    Evidence { annotations, toolbx: None, detected }
+    Evidence { annotations, detected, ..Evidence::default() }
 }
 
 fn request(pairs: &[(&str, &str)], program: Option<(&str, bool)>, policy: &str) -> Result<Request> {
@@ -82,6 +82,46 @@ fn who_wants_it() {
     }
     let toolbx = Evidence { toolbx: arch::find("alpha"), ..Evidence::default() };
     assert_eq!(toolbx.need(), Some(Need::OtherPrograms));
+}
+
+#[test]
+fn a_label_comes_after_annotations_and_before_what_is_found() {
+    let label = |label: &str| Some(label.to_owned());
+    let decide = |evidence: &Evidence, policy| {
+        let policy = Policy::default().overridden_by(policy, "policy".as_ref()).unwrap();
+        decide(evidence, &policy, |arch| arch.name == "x86_64")
+    };
+    let wish = |evidence: &Evidence| match decide(evidence, "{}").unwrap() {
+        Request::Emulate(wish) => wish,
+        other => panic!("{other:?}"),
+    };
+    let toolbx = Evidence {
+        label: label("arm64"),
+        toolbx: arch::find("s390x"),
+        ..evidence(&[], Some(("arm64", true)))
+    };
+    let found = wish(&toolbx);
+    assert_eq!(found.targets, [arch::find("arm64").unwrap()]);
+    assert_eq!(found.sources[0], ("toolbox-arch label", "\"arm64\"".to_owned()));
+    assert_eq!(found.contradiction, None);
+    for (program, targets) in [("amd64", &["aarch64"][..]), ("s390x", &["aarch64", "s390x"])] {
+        let found =
+            wish(&Evidence { label: label("arm64"), ..evidence(&[], Some((program, true))) });
+        assert_eq!(found.targets.iter().map(|arch| arch.name).collect::<Vec<_>>(), targets);
+        assert!(found.contradiction.unwrap().contains("not asked for"), "{program}");
+    }
+    let asked = Evidence { label: label("arm64"), ..evidence(&[("toolbx.arch", "s390x")], None) };
+    assert_eq!(targets(decide(&asked, "{}")), ["s390x"]);
+    let labelled = |text| Evidence { label: label(text), ..Evidence::default() };
+    assert_eq!(decide(&labelled("amd64"), "{}").unwrap(), Request::Native);
+    let error = decide(&labelled("arm65"), "{}").unwrap_err().to_string();
+    assert!(error.contains("label toolbox-arch: ") && error.contains("arm64"), "{error}");
+    // Whoever lets no such annotation decide is not bothered by labels.
+    let strict = r#"{"annotations": ["toolbx.arch"]}"#;
+    assert_eq!(decide(&labelled("arm65"), strict).unwrap(), Request::Nothing);
+    assert_eq!(labelled("alpha").need(), Some(Need::Asked));
+    assert_eq!(labelled("arm65").need(), Some(Need::Asked));
+    assert_eq!(labelled(arch::host().name).need(), None);
 }
 
 #[test]

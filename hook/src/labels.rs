@@ -1,0 +1,274 @@
+//! The label that Toolbx gives its containers. Engines pass no label on to hooks, so it is read where
+//! Podman and containers/storage have written it down; without calling Podman, or waiting for its
+//! locks.
+//!
+//! Whatever is missing, not as expected or too large counts as no label.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Larger files of the storage are not read: that would take more time than there is.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+/// Nor are larger databases; a container takes some ten kilobytes in one.
+const DATABASE_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The value of the label `toolbox-arch` of the container whose bundle is `bundle`, or else of its
+/// image. `None` also where another engine than Podman or Buildah made the bundle.
+#[must_use]
+pub fn find(bundle: &Path) -> Option<String> {
+    let place = Place::of(bundle)?;
+    // Podman gives a container the labels of its image too.
+    let labels = match place.container() {
+        Some(container) => container.labels,
+        None => place.image()?.config?.labels,
+    };
+    labels?.arch
+}
+
+/// The bundle that Podman makes for the container `id` whose root directory is `root`.
+#[must_use]
+pub fn bundle_of(id: &str, root: &Path) -> Option<PathBuf> {
+    // GRAPHROOT/DRIVER/LAYER/merged, or the like.
+    let driver = root.ancestors().nth(2)?;
+    let containers = format!("{}-containers", driver.file_name()?.to_str()?);
+    Some(driver.with_file_name(containers).join(id).join("userdata"))
+}
+
+/// Where containers/storage keeps a container.
+#[derive(Debug, PartialEq, Eq)]
+struct Place<'a> {
+    /// `graphroot` in storage.conf.
+    graph_root: &'a Path,
+    /// The storage driver, for example `overlay`.
+    driver: &'a str,
+    /// The container.
+    id: &'a str,
+}
+
+#[derive(Debug, Deserialize)]
+struct Labels {
+    #[serde(rename = "toolbox-arch")]
+    arch: Option<String>,
+}
+
+/// What Podman's database says of a container (`ContainerConfig` in its sources).
+#[derive(Debug, Deserialize)]
+struct Container {
+    labels: Option<Labels>,
+}
+
+/// A container in the files of containers/storage.
+#[derive(Debug, Deserialize)]
+struct Record {
+    id: String,
+    image: Option<String>,
+}
+
+/// An image configuration (OCI image specification).
+#[derive(Debug, Deserialize)]
+struct Image {
+    config: Option<ImageConfig>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImageConfig {
+    #[serde(rename = "Labels")]
+    labels: Option<Labels>,
+}
+
+impl<'a> Place<'a> {
+    /// By GRAPHROOT/DRIVER-containers/ID/userdata.
+    fn of(bundle: &'a Path) -> Option<Self> {
+        let directory = bundle.parent()?;
+        let containers = directory.parent()?;
+        Some(Self {
+            graph_root: containers.parent()?,
+            driver: containers.file_name()?.to_str()?.strip_suffix("-containers")?,
+            id: directory.file_name()?.to_str()?,
+        })
+    }
+
+    /// From Podman's database, where that is SQLite (Podman 4.8 and later).
+    fn container(&self) -> Option<Container> {
+        const QUERY: &str = "SELECT JSON FROM ContainerConfig WHERE ID = ?1";
+        let path = self.graph_root.join("db.sql");
+        let metadata = std::fs::metadata(&path).ok()?;
+        if !metadata.is_file() || metadata.len() > DATABASE_MAX {
+            return None;
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Connection::open_with_flags(uri(&path), flags).ok()?;
+        // Podman stores the text as bytes.
+        let text =
+            database.query_row(QUERY, [self.id], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec()));
+        serde_json::from_slice(&text.ok()?).ok()
+    }
+
+    /// From the files of containers/storage.
+    fn image(&self) -> Option<Image> {
+        // The beginning of "sha256:" in base64: how the file of a configuration is named.
+        const CONFIG: &[u8] = b"=c2hhMjU2O";
+        let directory = self.graph_root.join(format!("{}-containers", self.driver));
+        let image = ["containers.json", "volatile-containers.json"]
+            .iter()
+            .filter_map(|name| read(&directory.join(name)))
+            .flat_map(|records: Vec<Record>| records)
+            .find(|record| record.id == self.id)?
+            .image
+            .filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let directory = self.graph_root.join(format!("{}-images", self.driver)).join(image);
+        let mut files = std::fs::read_dir(directory).ok()?.filter_map(Result::ok);
+        read(&files.find(|file| file.file_name().as_bytes().starts_with(CONFIG))?.path())
+    }
+}
+
+/// For SQLite: the file as it is, without locks and without a journal (`immutable`).
+fn uri(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' => uri.push(char::from(*byte)),
+            _ if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            _ => {
+                let _ = write!(uri, "%{byte:02X}");
+            }
+        }
+    }
+    uri + "?immutable=1"
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let mut text = Vec::new();
+    let length = File::open(path).ok()?.take(FILE_MAX + 1).read_to_end(&mut text).ok()?;
+    if length as u64 > FILE_MAX {
+        return None;
+    }
+    serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    const ID: &str = "c0";
+
+    /// A graph root that goes away with it.
+    struct GraphRoot(PathBuf);
+
+    impl GraphRoot {
+        fn new(name: &str) -> Self {
+            let name = format!("toolbx-arch labels%#?ü-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(path.join("overlay-containers")).unwrap();
+            std::fs::create_dir_all(path.join("overlay-images/1f")).unwrap();
+            Self(path)
+        }
+
+        fn put(&self, path: &str, text: &str) -> &Self {
+            std::fs::write(self.0.join(path), text).unwrap();
+            self
+        }
+
+        fn with_image(&self, label: &str) -> &Self {
+            self.put(
+                "overlay-containers/containers.json",
+                r#"[{"id":"c1"},{"id":"c0","image":"1f"}]"#,
+            )
+            .put("overlay-images/1f/=bWFuaWZlc3Q=", "[]")
+            .put(
+                "overlay-images/1f/=c2hhMjU2OjFm",
+                &format!(
+                    r#"{{"architecture":"amd64","config":{{"Labels":{{"toolbox-arch":{label}}}}}}}"#
+                ),
+            )
+        }
+
+        fn with_database(&self, schema: &str, json: &str) -> &Self {
+            let database = Connection::open(self.0.join("db.sql")).unwrap();
+            database.execute_batch(schema).unwrap();
+            database
+                .execute("INSERT INTO ContainerConfig VALUES ('c0', 'name', ?1)", [json.as_bytes()])
+                .unwrap();
+            self
+        }
+
+        fn find(&self) -> Option<String> {
+            find(&bundle_of(ID, &self.0.join("overlay/layer/merged")).unwrap())
+        }
+    }
+
+    impl Drop for GraphRoot {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const SCHEMA: &str =
+        "CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT, JSON TEXT)";
+
+    #[test]
+    fn of_the_container_and_else_of_the_image() {
+        let root = GraphRoot::new("both");
+        assert_eq!(root.find(), None);
+        assert_eq!(root.with_image(r#""arm64""#).find().unwrap(), "arm64");
+        let labels = r#"{"labels": {"a": "b", "toolbox-arch": "s390x"}, "new": 1}"#;
+        assert_eq!(root.with_database(SCHEMA, labels).find().unwrap(), "s390x");
+        // A database without the label knows better than the image's file.
+        let root = GraphRoot::new("none");
+        assert_eq!(root.with_image(r#""arm64""#).with_database(SCHEMA, "{}").find(), None);
+    }
+
+    #[test]
+    fn surprises_are_no_label() {
+        let root = GraphRoot::new("surprises");
+        assert_eq!(root.with_image("7").find(), None);
+        root.with_image(r#""arm64""#).put("db.sql", "no database");
+        assert_eq!(root.find().unwrap(), "arm64");
+        root.put("db.sql", &format!("SQLite format 3\0{}", "x".repeat(5000)));
+        assert_eq!(root.find().unwrap(), "arm64");
+        std::fs::remove_file(root.0.join("db.sql")).unwrap();
+        root.with_database("CREATE TABLE ContainerConfig(a, b, c)", "{}");
+        assert_eq!(root.find().unwrap(), "arm64");
+        // A lock is not waited for.
+        std::fs::remove_file(root.0.join("db.sql")).unwrap();
+        root.with_database(SCHEMA, r#"{"labels": {"toolbox-arch": "s390x"}}"#);
+        let database = Connection::open(root.0.join("db.sql")).unwrap();
+        database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        assert_eq!(root.find().unwrap(), "s390x");
+        drop(database);
+        std::fs::remove_file(root.0.join("db.sql")).unwrap();
+        for text in [
+            "",
+            "{}",
+            "[7]",
+            "[[]]",
+            r#"[{"id":"c0"}]"#,
+            r#"[{"id":"c0","image":"../x"}]"#,
+            r#"[{"id":"c0","image":"2f"}]"#,
+            "[{",
+        ] {
+            root.put("overlay-containers/containers.json", text);
+            assert_eq!(root.find(), None, "{text}");
+        }
+        let huge = format!(r#"[{{"id":"c0","image":"1f","x":"{}"}}]"#, "y".repeat(100 << 20));
+        root.put("overlay-containers/containers.json", &huge);
+        let start = std::time::Instant::now();
+        assert_eq!(root.find(), None);
+        assert!(start.elapsed().as_secs() < 2);
+        for bundle in ["/", "/run/bundle", "/a/b-containers", "relative"] {
+            assert_eq!(find(Path::new(bundle)), None, "{bundle}");
+        }
+    }
+}
