@@ -246,14 +246,16 @@ impl Place {
 /// What there is to know of a container, as far as its `place` was found.
 fn evidence(annotations: BTreeMap<String, String>, place: Option<&Place>) -> Evidence {
     let command = place.and_then(|place| place.bundle.config.command.as_ref());
-    Evidence {
-        label: place
-            .filter(|_| annotations.is_empty())
-            .and_then(|place| labels::find(&place.bundle.path)),
+    let mut evidence = Evidence {
         annotations,
+        label: None,
         toolbx: command.and_then(toolbx::architecture),
         detected: place.and_then(Place::detect),
+    };
+    if evidence.may_have_label() {
+        evidence.label = place.and_then(|place| labels::find(&place.bundle.path));
     }
+    evidence
 }
 
 /// Decides how `wish` is met.

@@ -246,7 +246,7 @@ pub fn run() -> Result<Vec<String>> {
     let mut id = None;
     let outcome = Asking::parse(&text).and_then(|asking| {
         id = asking.id().map(str::to_owned);
-        filter(&text, asking)
+        filter(&text, &asking)
     });
     let (severity, mut record) = match &outcome {
         Ok(Outcome::NotAsked) => (Severity::Info, Value::Null),
@@ -277,14 +277,16 @@ pub fn run() -> Result<Vec<String>> {
 }
 
 /// Decides what is to become of the config.json `text`.
-fn filter(text: &str, asking: Asking) -> Result<Outcome> {
-    let is_annotated = asking.annotations.as_ref().is_some_and(|ours| !ours.is_empty());
-    let evidence = Evidence {
-        label: if is_annotated { None } else { asking.label() },
+fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
+    let mut evidence = Evidence {
+        label: None,
         detected: asking.detect(),
         toolbx: asking.command.as_ref().and_then(toolbx::architecture),
-        annotations: asking.annotations.unwrap_or_default(),
+        annotations: asking.annotations.clone().unwrap_or_default(),
     };
+    if evidence.may_have_label() {
+        evidence.label = asking.label();
+    }
     let Some(need) = evidence.need() else { return Ok(Outcome::NotAsked) };
     match (need, rewritten(text, &evidence, need)) {
         (Need::Asked, outcome) => outcome,

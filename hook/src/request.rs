@@ -91,6 +91,15 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Whether a label could say more than what is known without it. Not where the first program is
+    /// native and belongs to the image: then so is the image, and to look would make the start of
+    /// every native container slower by as much as the whole hook takes.
+    #[must_use]
+    pub fn may_have_label(&self) -> bool {
+        let is_native = |detected: &Detected| detected.is_first && detected.arch.is_native();
+        self.annotations.is_empty() && !self.detected.as_ref().is_some_and(is_native)
+    }
+
     /// Who wants the container to be looked at further. `None` where nothing asks for anything, and
     /// nothing is seen that the host would not run itself: then no policy matters.
     #[must_use]
