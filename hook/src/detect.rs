@@ -14,13 +14,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{FileType, FsWord, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitOptions};
 
 use crate::arch::{self, Arch};
 use crate::kernel;
+use crate::mountinfo::mount_id;
 use crate::oci::Command;
 
 /// As much of a file as the kernel reads to find out what it is (`BINPRM_BUF_SIZE`).
@@ -54,7 +55,7 @@ const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 /// Longer than any name and path (`PATH_MAX`).
 const LINE_MAX: u64 = 8 * 1024;
 /// File systems that need nobody else in order to answer (linux/magic.h): overlayfs, tmpfs, ext4,
-/// XFS, Btrfs. What they lie on themselves, the runtime has had to read.
+/// XFS, Btrfs. Where what they lie on does not answer, the container could not be started either.
 const PROMPT: [FsWord; 5] = [0x794c_7630, 0x0102_1994, 0xef53, 0x5846_5342, 0x9123_683e];
 
 /// A program of the container, and what it is for.
@@ -95,6 +96,8 @@ pub fn detect(root: OwnedFd, command: &Command) -> Option<Detected> {
 fn patiently(look: impl FnOnce() -> Option<Detected>) -> Option<Detected> {
     let (answer, sender) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
     let Some(child) = kernel::fork().ok()? else {
+        // Who waits until our standard streams are closed must not wait for what hangs.
+        leave_standard_streams();
         let line = look().map(|detected| detected.to_line()).unwrap_or_default();
         let _ = File::from(sender).write_all(&line);
         std::process::exit(0);
@@ -129,6 +132,14 @@ fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
         .filter_map(|path| root.follow(&path, &command.cwd))
         .find(tells)
         .map(|found| found.detected(false))
+}
+
+fn leave_standard_streams() {
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
 }
 
 impl Detected {
@@ -207,7 +218,7 @@ impl Root {
             let (file, mount) = self.open(&path)?;
             match kind(&head(&file)) {
                 Kind::Elf(arch) => {
-                    let is_of_image = mount == mount_id(&self.dir)?;
+                    let is_of_image = mount == mount_id(&self.dir).ok()?;
                     return Some(Found { arch, path, is_of_image });
                 }
                 Kind::Script(interpreter) => path = cwd.join(interpreter),
@@ -233,17 +244,12 @@ impl Root {
         if !is_program {
             return None;
         }
-        let mount = mount_id(&found)?;
+        let mount = mount_id(&found).ok()?;
         // Not by its name again: the descriptor's magic link leads to the very file.
         let link = format!("/proc/self/fd/{}", found.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         Some((File::from(rustix::fs::open(link, flags, Mode::empty()).ok()?), mount))
     }
-}
-
-fn mount_id(fd: &OwnedFd) -> Option<u64> {
-    let statx = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    Some(statx.stx_mnt_id)
 }
 
 /// The first bytes of a file: 256, or all that it has.

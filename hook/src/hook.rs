@@ -131,23 +131,31 @@ pub fn run(prepared: &Prepared) -> Result<()> {
 
 /// Does what was decided. Returns the record for the log, if there is anything to tell.
 fn serve(decision: &Decision, state: &State, prepared: &Prepared) -> Result<Option<Value>> {
-    finish(decision, state, prepared)?;
+    // Before a namespace is entered from which the engine's handlers cannot be seen.
+    let can_do_without = match decision {
+        Decision::Emulate(plan) => can_do_without(plan.need, plan.emulations[0].handler.arch),
+        _ => false,
+    };
+    let left = |why| Ok(record(&Decision::Left(message::line(&why))));
+    match finish(decision, state, prepared) {
+        // What precreate has begun is to be brought to its end.
+        Err(why) if can_do_without && *prepared == Prepared::default() => return left(why),
+        finished => finished?,
+    }
     let Decision::Emulate(plan) = decision else { return Ok(record(decision)) };
-    match sandbox::apply(plan) {
-        Ok(Applied::Whole(carried)) => {
+    match sandbox::apply(plan)? {
+        Applied::Whole(carried) => {
             let mut record = emulated(plan);
             record["carried"] = message::list(&carried.over);
             record["lost"] = message::list(&carried.lost);
             Ok(Some(record))
         }
-        Ok(Applied::Inherited(why)) => {
+        Applied::Inherited(why) => {
             let scope = plan.container.scope.name();
             Ok(Some(json!({"decision": "inherited", "scope": scope, "why": why})))
         }
-        Err(why) if can_do_without(plan.need, plan.emulations[0].handler.arch) => {
-            Ok(record(&Decision::Left(message::line(&why))))
-        }
-        Err(why) => Err(why),
+        Applied::Refused(why) if can_do_without => left(why),
+        Applied::Refused(why) => Err(why),
     }
 }
 

@@ -1,6 +1,5 @@
 //! System calls that neither rustix nor nix has, or has in a safe form. But for the entry point in
-//! `main.rs`, the only `unsafe` code of the project: it passes integers and one fully initialised
-//! structure to the kernel, which checks them.
+//! `main.rs`, the only `unsafe` code of the project.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};

@@ -2,17 +2,21 @@
 //! Podman and containers/storage have written it down; without calling Podman, or waiting for its
 //! locks.
 //!
-//! Whatever is missing, not as expected or too large counts as no label.
+//! Whatever is missing, not as expected, too large, or what others could have written counts as no
+//! label.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+use crate::policy::{Annotation, Policy};
+use crate::trust::{self, Caller};
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
@@ -20,10 +24,18 @@ const FILE_MAX: u64 = 16 * 1024 * 1024;
 const DATABASE_MAX: u64 = 1024 * 1024 * 1024;
 
 /// The value of the label `toolbox-arch` of the container whose bundle is `bundle`, or else of its
-/// image. `None` also where another engine than Podman or Buildah made the bundle.
+/// image. `None` also where another engine than Podman or Buildah made the bundle, and where the
+/// policy lets no such annotation decide.
 #[must_use]
 pub fn find(bundle: &Path) -> Option<String> {
-    let place = Place::of(bundle)?;
+    let caller = Caller::current().ok()?;
+    let label = find_for(caller, bundle)?;
+    let policy = Policy::load(caller).ok()?;
+    policy.annotations.contains(&Annotation::Toolbox).then_some(label)
+}
+
+fn find_for(caller: Caller, bundle: &Path) -> Option<String> {
+    let place = Place::of(caller, bundle)?;
     // Podman gives a container the labels of its image too.
     let labels = match place.container() {
         Some(container) => container.labels,
@@ -44,6 +56,8 @@ pub fn bundle_of(id: &str, root: &Path) -> Option<PathBuf> {
 /// Where containers/storage keeps a container.
 #[derive(Debug, PartialEq, Eq)]
 struct Place<'a> {
+    /// Whose storage it is: nobody else may be able to write it.
+    caller: Caller,
     /// `graphroot` in storage.conf.
     graph_root: &'a Path,
     /// The storage driver, for example `overlay`.
@@ -85,10 +99,11 @@ struct ImageConfig {
 
 impl<'a> Place<'a> {
     /// By GRAPHROOT/DRIVER-containers/ID/userdata.
-    fn of(bundle: &'a Path) -> Option<Self> {
+    fn of(caller: Caller, bundle: &'a Path) -> Option<Self> {
         let directory = bundle.parent()?;
         let containers = directory.parent()?;
         Some(Self {
+            caller,
             graph_root: containers.parent()?,
             driver: containers.file_name()?.to_str()?.strip_suffix("-containers")?,
             id: directory.file_name()?.to_str()?,
@@ -99,14 +114,18 @@ impl<'a> Place<'a> {
     fn container(&self) -> Option<Container> {
         const QUERY: &str = "SELECT JSON FROM ContainerConfig WHERE ID = ?1";
         let path = self.graph_root.join("db.sql");
-        let metadata = std::fs::metadata(&path).ok()?;
-        if !metadata.is_file() || metadata.len() > DATABASE_MAX {
+        // SQLite takes a path, which nobody else can change if this succeeds.
+        let file = trust::open(&path, self.caller, &[]).ok()??;
+        if file.metadata().ok()?.len() > DATABASE_MAX {
             return None;
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let database = Connection::open_with_flags(uri(&path), flags).ok()?;
+        // A table is all that is to be read.
+        database.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false).ok()?;
+        database.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).ok()?;
         // Podman stores the text as bytes.
         let text =
             database.query_row(QUERY, [self.id], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec()));
@@ -120,18 +139,29 @@ impl<'a> Place<'a> {
         let directory = self.graph_root.join(format!("{}-containers", self.driver));
         let image = ["containers.json", "volatile-containers.json"]
             .iter()
-            .filter_map(|name| read(&directory.join(name)))
+            .filter_map(|name| self.read(&directory.join(name)))
             .flat_map(|records: Vec<Record>| records)
             .find(|record| record.id == self.id)?
             .image
             .filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
         let directory = self.graph_root.join(format!("{}-images", self.driver)).join(image);
         let mut files = std::fs::read_dir(directory).ok()?.filter_map(Result::ok);
-        read(&files.find(|file| file.file_name().as_bytes().starts_with(CONFIG))?.path())
+        self.read(&files.find(|file| file.file_name().as_bytes().starts_with(CONFIG))?.path())
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
+        let file = trust::open(path, self.caller, &[]).ok()??;
+        let mut text = Vec::new();
+        let length = file.take(FILE_MAX + 1).read_to_end(&mut text).ok()?;
+        if length as u64 > FILE_MAX {
+            return None;
+        }
+        serde_json::from_slice(&text).ok()
     }
 }
 
-/// For SQLite: the file as it is, without locks and without a journal (`immutable`).
+/// For SQLite: the file as it is, without locks and without a journal (`immutable`). Podman may be
+/// writing to it: once in a few thousand times it is then as if nothing were there.
 fn uri(path: &Path) -> String {
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {
@@ -146,18 +176,10 @@ fn uri(path: &Path) -> String {
     uri + "?immutable=1"
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let mut text = Vec::new();
-    let length = File::open(path).ok()?.take(FILE_MAX + 1).read_to_end(&mut text).ok()?;
-    if length as u64 > FILE_MAX {
-        return None;
-    }
-    serde_json::from_slice(&text).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -169,7 +191,12 @@ mod tests {
     impl GraphRoot {
         fn new(name: &str) -> Self {
             let name = format!("toolbx-arch labels%#?ü-{name}-{}", std::process::id());
-            let path = std::env::temp_dir().join(name);
+            // Not below /tmp, which others can write.
+            let ours = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(
+                || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp"),
+                PathBuf::from,
+            );
+            let path = ours.join(name);
             let _ = std::fs::remove_dir_all(&path);
             std::fs::create_dir_all(path.join("overlay-containers")).unwrap();
             std::fs::create_dir_all(path.join("overlay-images/1f")).unwrap();
@@ -205,7 +232,8 @@ mod tests {
         }
 
         fn find(&self) -> Option<String> {
-            find(&bundle_of(ID, &self.0.join("overlay/layer/merged")).unwrap())
+            let root = self.0.canonicalize().unwrap().join("overlay/layer/merged");
+            find_for(Caller::current().unwrap(), &bundle_of(ID, &root).unwrap())
         }
     }
 
@@ -270,5 +298,10 @@ mod tests {
         for bundle in ["/", "/run/bundle", "/a/b-containers", "relative"] {
             assert_eq!(find(Path::new(bundle)), None, "{bundle}");
         }
+        // What others can write, as below the parents of a --rootfs.
+        root.put("overlay-containers/containers.json", "[]").with_image(r#""arm64""#);
+        assert_eq!(root.find().unwrap(), "arm64");
+        std::fs::set_permissions(&root.0, Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(root.find(), None);
     }
 }

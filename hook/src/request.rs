@@ -65,8 +65,8 @@ const FINER: &str = "toolbx.arch.";
 const USERNS: &str = "toolbx.arch.userns";
 /// Toolbx's record.
 const TOOLBOX: &str = "toolbox-arch";
-/// How messages call the same as a label.
-const LABEL: &str = "label toolbox-arch";
+/// How messages and the log call the same as a label.
+const LABEL: &str = "toolbox-arch label";
 
 /// The annotations that name architectures, the first one first.
 const WISHES: [(&str, Annotation); 2] = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)];
@@ -97,7 +97,8 @@ impl Evidence {
     #[must_use]
     pub fn may_have_label(&self) -> bool {
         let is_native = |detected: &Detected| detected.is_first && detected.arch.is_native();
-        self.annotations.is_empty() && !self.detected.as_ref().is_some_and(is_native)
+        let has_wish = WISHES.iter().any(|(key, _)| self.annotations.contains_key(*key));
+        !has_wish && !self.detected.as_ref().is_some_and(is_native)
     }
 
     /// Who wants the container to be looked at further. `None` where nothing asks for anything, and
@@ -105,12 +106,13 @@ impl Evidence {
     #[must_use]
     pub fn need(&self) -> Option<Need> {
         let foreign = self.detected.as_ref().filter(|detected| !detected.arch.is_native());
-        let is_native = |label: &String| {
-            parse(LABEL, label).is_ok_and(|named| named.iter().all(|arch| arch.is_native()))
+        // What cannot be understood may be meant for somebody else: a label asks for nothing then.
+        let asks = |label: &String| {
+            parse(LABEL, label).is_ok_and(|named| !named.iter().all(|arch| arch.is_native()))
         };
         match foreign {
             _ if !self.annotations.is_empty() => Some(Need::Asked),
-            _ if self.label.as_ref().is_some_and(|label| !is_native(label)) => Some(Need::Asked),
+            _ if self.label.as_ref().is_some_and(asks) => Some(Need::Asked),
             Some(detected) if detected.is_first => Some(Need::FirstProgram),
             None if self.toolbx.is_none_or(Arch::is_native) => None,
             _ => Some(Need::OtherPrograms),
@@ -131,13 +133,12 @@ pub fn decide(
     is_native: impl Fn(&Arch) -> bool,
 ) -> Result<Request> {
     let Evidence { annotations, label, toolbx, detected } = evidence;
-    let label = label.as_ref().filter(|_| policy.annotations.contains(&Annotation::Toolbox));
     let (asked, source) = match asked(annotations, policy)? {
         Asked::Off => return Ok(Request::Off),
-        Asked::Nothing => match label {
+        Asked::Nothing => match label.as_deref().and_then(|label| parse(LABEL, label).ok()) {
             None => (Asked::Nothing, None),
-            Some(label) => {
-                (Asked::These(parse(LABEL, label)?), Some(("toolbox-arch label", shown(label))))
+            Some(named) => {
+                (Asked::These(named), label.as_deref().map(|label| (LABEL, shown(label))))
             }
         },
         asked => (asked, source(annotations)),

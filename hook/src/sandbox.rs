@@ -1,6 +1,6 @@
 //! Makes a [`Plan`] true: enters the container's namespaces, mounts the binfmt_misc of its user
 //! namespace, registers the handlers. With [`crate::instance`], which writes them, and
-//! [`crate::network`], the only module that changes kernel state.
+//! [`crate::network`] and [`crate::devices`], the only module that changes kernel state.
 //!
 //! The process stays where it entered; it is to exit after [`apply`].
 
@@ -39,13 +39,14 @@ const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// What came of a plan.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Applied {
     /// It was carried out.
     Whole(Carried),
-    /// The kernel refuses the mount, with this message, and handlers that are visible without it
-    /// serve the container.
+    /// Handlers that are there without it serve the container; with the reason why none is mounted.
     Inherited(String),
+    /// Nothing that anybody could see was changed, for this reason.
+    Refused(anyhow::Error),
 }
 
 /// What became of the handlers that the mount would hide.
@@ -59,40 +60,37 @@ pub struct Carried {
 
 /// Does what `plan` says.
 ///
-/// What can be found wrong from outside is found before the instance is mounted, since that alone
-/// hides the handlers of the namespaces above. If it fails all the same, what it mounted is in the
+/// What can be found wrong is found before the instance is made, since that alone hides the handlers
+/// of the namespaces above. If it fails after that, the container is not to be started: what it mounted is in the
 /// container's mount namespace, which the runtime destroys with a container whose hook failed;
 /// handlers end with the last mount of their instance, and those in a shared one are what any
 /// other container would have registered.
 pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
-    let shown = clones(ours(plan).filter(|(path, _)| path.starts_with(VISIBLE_DIR)))?;
-    let pinned = clones(others(plan).chain(ours(plan)))?;
-    enter(container)?;
-    if let EmulatorPlace::Dev(dev) = &container.emulator_place {
-        show(dev, Path::new("/dev"), &shown)?;
-    }
-    let place = match &container.mount_point {
-        MountPoint::Proc(place) => place,
-        MountPoint::Dev(dev) => {
-            let path = Path::new(VISIBLE_DIR).join(HIDDEN_INSTANCE);
-            &make_directories(dev, path.strip_prefix("/dev")?)?
-        }
+    let Inside { place, pinned } = match go_in(plan) {
+        Err(why) => return Ok(Applied::Refused(why)),
+        inside => inside?,
     };
-    let instance = match mount(MountAttrFlags::empty(), container) {
+    let context = match new_instance(container) {
         // An old kernel, or a filter; but what was visible before is visible still.
-        Err(refusal) if plan.visible.as_ref().is_some_and(|it| plan.is_served_by(it)) => {
-            return Ok(Applied::Inherited(message::line(&refusal)));
+        Err(why) if plan.visible.as_ref().is_some_and(|visible| plan.is_served_by(visible)) => {
+            return Ok(Applied::Inherited(message::line(&why)));
         }
-        instance => Instance::new(instance?)?,
+        Err(why) => return Ok(Applied::Refused(why)),
+        context => context?,
     };
+    let instance = Instance::new(mount(&context, MountAttrFlags::empty(), container)?)?;
     let there = instance.entries()?;
     if let Err(why) = ensure_free_for(plan, &instance, &there) {
-        // Nobody asked for anything: any emulator is as good.
+        // Whoever did not ask for anything is content with any emulator.
         let is_served = plan.need != Need::Asked && plan.is_served_by(&instance.visible()?);
-        return if is_served { Ok(Applied::Inherited(message::line(&why))) } else { Err(why) };
+        return Ok(if is_served {
+            Applied::Inherited(message::line(&why))
+        } else {
+            Applied::Refused(why)
+        });
     }
-    attach(container, place)?;
+    attach(container, &place)?;
     enter_private_root(&pinned)?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
@@ -102,6 +100,33 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         _ => Ok(()),
     };
     registered.and(kept).map(|()| Applied::Whole(carried))
+}
+
+/// What is at hand inside a container.
+struct Inside<'a> {
+    /// Where the instance is to be mounted.
+    place: OwnedFd,
+    /// The emulators, by the paths that their handlers are to have.
+    pinned: BTreeMap<&'a Path, OwnedFd>,
+}
+
+/// Enters the container, and shows it the emulators.
+fn go_in(plan: &Plan) -> Result<Inside<'_>> {
+    let container = &plan.container;
+    let shown = clones(ours(plan).filter(|(path, _)| path.starts_with(VISIBLE_DIR)))?;
+    let pinned = clones(others(plan).chain(ours(plan)))?;
+    enter(container)?;
+    if let EmulatorPlace::Dev(dev) = &container.emulator_place {
+        show(dev, Path::new("/dev"), &shown)?;
+    }
+    let place = match &container.mount_point {
+        MountPoint::Proc(place) => place.try_clone().call(|| "dup binfmt_misc".into())?,
+        MountPoint::Dev(dev) => {
+            let path = Path::new(VISIBLE_DIR).join(HIDDEN_INSTANCE);
+            make_directories(dev, path.strip_prefix("/dev")?)?
+        }
+    };
+    Ok(Inside { place, pinned })
 }
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
@@ -245,9 +270,9 @@ fn step(dir: &OwnedFd, name: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedF
     rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode), resolve)
 }
 
-/// Mounts the binfmt_misc of the user namespace the process is in, attached nowhere yet. Every
-/// mount of it in one user namespace shows the same instance.
-fn mount(attributes: MountAttrFlags, container: &Container) -> Result<OwnedFd> {
+/// Makes the binfmt_misc of the user namespace that the process is in, if it has none yet, ready to
+/// be mounted. From then on it is the one that counts, mounted or not.
+fn new_instance(container: &Container) -> Result<OwnedFd> {
     let call = |call: &str| format!("{call} binfmt_misc for container {}", container.id);
     let context = rustix::mount::fsopen("binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC);
     let context = match context {
@@ -257,14 +282,15 @@ fn mount(attributes: MountAttrFlags, container: &Container) -> Result<OwnedFd> {
         context => context.call(|| call("fsopen")),
     }?;
     match rustix::mount::fsconfig_create(&context) {
-        Ok(()) => {}
-        Err(errno @ Errno::PERM) => {
-            return Err(errno).call(|| call("mount")).with_context(refused_mount);
-        }
-        Err(errno) => return Err(errno).call(|| call("mount")),
+        Err(errno @ Errno::PERM) => Err(errno).call(|| call("mount")).with_context(refused_mount),
+        created => created.call(|| call("mount")).map(|()| context),
     }
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .call(|| call("fsmount"))
+}
+
+/// A mount of it, attached nowhere yet. Every one in a user namespace shows the same instance.
+fn mount(context: impl AsFd, attributes: MountAttrFlags, container: &Container) -> Result<OwnedFd> {
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .call(|| format!("fsmount binfmt_misc for container {}", container.id))
 }
 
 /// Why the kernel may refuse the mount, and what to do.
@@ -291,7 +317,8 @@ fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
     } else {
         None
     };
-    move_mount(&mount(READ_ONLY, container)?, place).call(|| call("mount"))?;
+    move_mount(&mount(new_instance(container)?, READ_ONLY, container)?, place)
+        .call(|| call("mount"))?;
     untouched.map_or(Ok(()), |untouched| move_mount(&untouched, place).call(|| call("cover")))
 }
 
@@ -356,7 +383,7 @@ fn carry_over(instance: &Instance, there: &[Entry], plan: &Plan) -> Result<Carri
 /// Keeps the instance, with what was carried over, in the engine's own mount namespace: what
 /// relies on those handlers must not lose them when this container ends.
 fn keep_alive(keep: &Keep, instance: &Instance, container: &Container) -> Result<()> {
-    let mount = mount(READ_ONLY, container)?;
+    let mount = mount(new_instance(container)?, READ_ONLY, container)?;
     let device = instance.device()?;
     rustix::thread::move_into_link_name_space(
         keep.mount_namespace.as_fd(),

@@ -114,14 +114,16 @@ fn a_label_comes_after_annotations_and_before_what_is_found() {
     assert_eq!(targets(decide(&asked, "{}")), ["s390x"]);
     let labelled = |text| Evidence { label: label(text), ..Evidence::default() };
     assert_eq!(decide(&labelled("amd64"), "{}").unwrap(), Request::Native);
-    let error = decide(&labelled("arm65"), "{}").unwrap_err().to_string();
-    assert!(error.contains("label toolbox-arch: ") && error.contains("arm64"), "{error}");
-    // Whoever lets no such annotation decide is not bothered by labels.
-    let strict = r#"{"annotations": ["toolbx.arch"]}"#;
-    assert_eq!(decide(&labelled("arm65"), strict).unwrap(), Request::Nothing);
     assert_eq!(labelled("alpha").need(), Some(Need::Asked));
-    assert_eq!(labelled("arm65").need(), Some(Need::Asked));
     assert_eq!(labelled(arch::host().name).need(), None);
+    for odd in ["arm65", "", "none", "amd64,"] {
+        assert_eq!(decide(&labelled(odd), "{}").unwrap(), Request::Nothing, "{odd}");
+        assert_eq!(labelled(odd).need(), None, "{odd}");
+    }
+    let finer =
+        Evidence { label: label("arm64"), ..evidence(&[("toolbx.arch.userns", "engine")], None) };
+    assert!(finer.may_have_label());
+    assert_eq!(targets(decide(&finer, "{}")), ["aarch64"]);
 }
 
 #[test]
