@@ -156,22 +156,3 @@ labelled() { # engine options… image
         $engine rmi localhost/labelled >/dev/null
     done
 }
-
-@test "the label of a container, where Podman's database is SQLite" {
-    local label="--label toolbox-arch=arm64"
-    if [ ! -e /var/lib/containers/storage/db.sql ]; then
-        # Older ones keep it where only they can read it: then it is as if it were not there.
-        run --separate-stderr as_root run --rm --userns=auto $label localhost/busybox:amd64 uname -m
-        prints x86_64
-        return
-    fi
-    labelled as_root --userns=auto $label localhost/busybox:amd64
-    labelled as_alice --userns=keep-id $label localhost/busybox:amd64
-    run --separate-stderr as_alice run --rm --label toolbox-arch=amd64 localhost/busybox:amd64 uname -m
-    prints x86_64
-    # Rootful, by precreate.
-    mkdir -p /etc/containers/containers.conf.d
-    sed -n 's/^    \(\[engine\]\|hooks_dir = .*\)$/\1/p' "$BATS_TEST_DIRNAME/../README.md" \
-        >/etc/containers/containers.conf.d/toolbx-arch.conf
-    labelled as_root --network none $label localhost/busybox:amd64
-}

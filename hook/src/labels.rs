@@ -1,17 +1,14 @@
-//! The label that Toolbx gives its containers. Engines pass no label on to hooks, so it is read where
-//! Podman and containers/storage have written it down; without calling Podman, or waiting for its
-//! locks.
+//! The label that Toolbx gives its containers. Engines pass no label on to hooks, so an image's is read
+//! where containers/storage has written it down; without calling Podman, or waiting for its locks.
+//! A container's own is only in Podman's database, which is not read.
 //!
 //! Whatever is missing, not as expected, too large, or what others could have written counts as no
 //! label.
 
-use std::fmt::Write as _;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -20,12 +17,10 @@ use crate::trust::{self, Caller};
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
-/// Nor are larger databases; a container takes some ten kilobytes in one.
-const DATABASE_MAX: u64 = 1024 * 1024 * 1024;
 
-/// The value of the label `toolbox-arch` of the container whose bundle is `bundle`, or else of its
-/// image. `None` also where another engine than Podman or Buildah made the bundle, and where the
-/// policy lets no such annotation decide.
+/// The value of the label `toolbox-arch` of the image of the container whose bundle is `bundle`.
+/// `None` also where another engine than Podman or Buildah made the bundle, and where the policy lets
+/// no such annotation decide.
 #[must_use]
 pub fn find(bundle: &Path) -> Option<String> {
     let caller = Caller::current().ok()?;
@@ -35,13 +30,7 @@ pub fn find(bundle: &Path) -> Option<String> {
 }
 
 fn find_for(caller: Caller, bundle: &Path) -> Option<String> {
-    let place = Place::of(caller, bundle)?;
-    // Podman gives a container the labels of its image too.
-    let labels = match place.container() {
-        Some(container) => container.labels,
-        None => place.image()?.config?.labels,
-    };
-    labels?.arch
+    Place::of(caller, bundle)?.image()?.config?.labels?.arch
 }
 
 /// The bundle that Podman makes for the container `id` whose root directory is `root`.
@@ -70,12 +59,6 @@ struct Place<'a> {
 struct Labels {
     #[serde(rename = "toolbox-arch")]
     arch: Option<String>,
-}
-
-/// What Podman's database says of a container (`ContainerConfig` in its sources).
-#[derive(Debug, Deserialize)]
-struct Container {
-    labels: Option<Labels>,
 }
 
 /// A container in the files of containers/storage.
@@ -110,29 +93,7 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// From Podman's database, where that is SQLite (Podman 4.8 and later).
-    fn container(&self) -> Option<Container> {
-        const QUERY: &str = "SELECT JSON FROM ContainerConfig WHERE ID = ?1";
-        let path = self.graph_root.join("db.sql");
-        // SQLite takes a path, which nobody else can change if this succeeds.
-        let file = trust::open(&path, self.caller, &[]).ok()??;
-        if file.metadata().ok()?.len() > DATABASE_MAX {
-            return None;
-        }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let database = Connection::open_with_flags(uri(&path), flags).ok()?;
-        // A table is all that is to be read.
-        database.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false).ok()?;
-        database.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).ok()?;
-        // Podman stores the text as bytes.
-        let text =
-            database.query_row(QUERY, [self.id], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec()));
-        serde_json::from_slice(&text.ok()?).ok()
-    }
-
-    /// From the files of containers/storage.
+    /// The configuration of its image.
     fn image(&self) -> Option<Image> {
         // The beginning of "sha256:" in base64: how the file of a configuration is named.
         const CONFIG: &[u8] = b"=c2hhMjU2O";
@@ -158,22 +119,6 @@ impl<'a> Place<'a> {
         }
         serde_json::from_slice(&text).ok()
     }
-}
-
-/// For SQLite: the file as it is, without locks and without a journal (`immutable`). Podman may be
-/// writing to it: once in a few thousand times it is then as if nothing were there.
-fn uri(path: &Path) -> String {
-    let mut uri = "file:".to_owned();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' => uri.push(char::from(*byte)),
-            _ if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
-            _ => {
-                let _ = write!(uri, "%{byte:02X}");
-            }
-        }
-    }
-    uri + "?immutable=1"
 }
 
 #[cfg(test)]
@@ -222,15 +167,6 @@ mod tests {
             )
         }
 
-        fn with_database(&self, schema: &str, json: &str) -> &Self {
-            let database = Connection::open(self.0.join("db.sql")).unwrap();
-            database.execute_batch(schema).unwrap();
-            database
-                .execute("INSERT INTO ContainerConfig VALUES ('c0', 'name', ?1)", [json.as_bytes()])
-                .unwrap();
-            self
-        }
-
         fn find(&self) -> Option<String> {
             let root = self.0.canonicalize().unwrap().join("overlay/layer/merged");
             find_for(Caller::current().unwrap(), &bundle_of(ID, &root).unwrap())
@@ -243,40 +179,17 @@ mod tests {
         }
     }
 
-    const SCHEMA: &str =
-        "CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT, JSON TEXT)";
-
     #[test]
-    fn of_the_container_and_else_of_the_image() {
-        let root = GraphRoot::new("both");
+    fn of_the_image() {
+        let root = GraphRoot::new("image");
         assert_eq!(root.find(), None);
         assert_eq!(root.with_image(r#""arm64""#).find().unwrap(), "arm64");
-        let labels = r#"{"labels": {"a": "b", "toolbox-arch": "s390x"}, "new": 1}"#;
-        assert_eq!(root.with_database(SCHEMA, labels).find().unwrap(), "s390x");
-        // A database without the label knows better than the image's file.
-        let root = GraphRoot::new("none");
-        assert_eq!(root.with_image(r#""arm64""#).with_database(SCHEMA, "{}").find(), None);
     }
 
     #[test]
     fn surprises_are_no_label() {
         let root = GraphRoot::new("surprises");
         assert_eq!(root.with_image("7").find(), None);
-        root.with_image(r#""arm64""#).put("db.sql", "no database");
-        assert_eq!(root.find().unwrap(), "arm64");
-        root.put("db.sql", &format!("SQLite format 3\0{}", "x".repeat(5000)));
-        assert_eq!(root.find().unwrap(), "arm64");
-        std::fs::remove_file(root.0.join("db.sql")).unwrap();
-        root.with_database("CREATE TABLE ContainerConfig(a, b, c)", "{}");
-        assert_eq!(root.find().unwrap(), "arm64");
-        // A lock is not waited for.
-        std::fs::remove_file(root.0.join("db.sql")).unwrap();
-        root.with_database(SCHEMA, r#"{"labels": {"toolbox-arch": "s390x"}}"#);
-        let database = Connection::open(root.0.join("db.sql")).unwrap();
-        database.execute_batch("BEGIN EXCLUSIVE").unwrap();
-        assert_eq!(root.find().unwrap(), "s390x");
-        drop(database);
-        std::fs::remove_file(root.0.join("db.sql")).unwrap();
         for text in [
             "",
             "{}",

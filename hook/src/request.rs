@@ -82,7 +82,7 @@ pub fn is_ours(key: &str) -> bool {
 pub struct Evidence {
     /// Those that are for us.
     pub annotations: BTreeMap<String, String>,
-    /// The container's label `toolbox-arch`, or its image's.
+    /// The label `toolbox-arch` of its image.
     pub label: Option<String>,
     /// Which architecture Toolbx made it for.
     pub toolbx: Option<&'static Arch>,

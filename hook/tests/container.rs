@@ -779,6 +779,35 @@ fn who_asks_for_nothing_is_content_with_any_emulator() {
     assert_eq!(outcome.then, "42\nother\nregister\nstatus");
 }
 
+/// Once there is an instance, others' handlers are hidden: then even a container that could do without
+/// us must not be started as if nothing had happened. Before, it can.
+#[test]
+fn what_fails_too_late_is_a_failure() {
+    let mut case = Case {
+        rootfs: concat!(
+            "mkdir tool bin; mount -t tmpfs tool tool; cp /bin/true tool/; cp exit42 bin/sh\n",
+            "echo 0 >/proc/sys/user/max_mnt_namespaces"
+        ),
+        then: "",
+        ..Case::asking("arm64")
+    };
+    case.config["process"] = json!({"args": ["/tool/true"], "cwd": "/"});
+    case.state = case.state.replace("toolbx.arch", "other");
+    let late = case.run();
+    assert_eq!(late.status, 1, "{}", late.stderr);
+    assert!(late.stderr.contains("ENOSPC"), "{}", late.stderr);
+    // In the way of the emulator's file.
+    let early = Case {
+        rootfs: concat!(
+            "mkdir tool bin; mount -t tmpfs tool tool; cp /bin/true tool/; cp exit42 bin/sh\n",
+            "echo file >dev/.toolbx-arch"
+        ),
+        ..case
+    }
+    .run();
+    assert_eq!((early.status, early.stderr.as_str()), (0, ""));
+}
+
 /// Makes /hangs of the container a FUSE file system whose daemon answers nothing.
 const HANGS: &str = "mkdir hangs; touch started; python3 -c '
 import ctypes, os, time
