@@ -5,6 +5,7 @@
 //! Whatever is missing, not as expected, too large, or what others could have written counts as no
 //! label.
 
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,14 +24,21 @@ const FILE_MAX: u64 = 16 * 1024 * 1024;
 /// no such annotation decide.
 #[must_use]
 pub fn find(bundle: &Path) -> Option<String> {
-    let caller = Caller::current().ok()?;
-    let label = find_for(caller, bundle)?;
-    let policy = Policy::load(caller).ok()?;
+    let label = find_by(trusted, bundle)?;
+    let policy = Policy::load(Caller::current().ok()?).ok()?;
     policy.annotations.contains(&Annotation::Toolbox).then_some(label)
 }
 
-fn find_for(caller: Caller, bundle: &Path) -> Option<String> {
-    Place::of(caller, bundle)?.image()?.config?.labels?.arch
+fn find_by(open: Open, bundle: &Path) -> Option<String> {
+    Place::of(open, bundle)?.image()?.config?.labels?.arch
+}
+
+/// Opens a file, if it is there and its content is to be believed.
+type Open = fn(&Path) -> Option<File>;
+
+/// A file that nobody but the caller could have written.
+fn trusted(path: &Path) -> Option<File> {
+    trust::open(path, Caller::current().ok()?, &[]).ok()?
 }
 
 /// The bundle that Podman makes for the container `id` whose root directory is `root`.
@@ -43,10 +51,9 @@ pub fn bundle_of(id: &str, root: &Path) -> Option<PathBuf> {
 }
 
 /// Where containers/storage keeps a container.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Place<'a> {
-    /// Whose storage it is: nobody else may be able to write it.
-    caller: Caller,
+    open: Open,
     /// `graphroot` in storage.conf.
     graph_root: &'a Path,
     /// The storage driver, for example `overlay`.
@@ -82,11 +89,11 @@ struct ImageConfig {
 
 impl<'a> Place<'a> {
     /// By GRAPHROOT/DRIVER-containers/ID/userdata.
-    fn of(caller: Caller, bundle: &'a Path) -> Option<Self> {
+    fn of(open: Open, bundle: &'a Path) -> Option<Self> {
         let directory = bundle.parent()?;
         let containers = directory.parent()?;
         Some(Self {
-            caller,
+            open,
             graph_root: containers.parent()?,
             driver: containers.file_name()?.to_str()?.strip_suffix("-containers")?,
             id: directory.file_name()?.to_str()?,
@@ -111,7 +118,7 @@ impl<'a> Place<'a> {
     }
 
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
-        let file = trust::open(path, self.caller, &[]).ok()??;
+        let file = (self.open)(path)?;
         let mut text = Vec::new();
         let length = file.take(FILE_MAX + 1).read_to_end(&mut text).ok()?;
         if length as u64 > FILE_MAX {
@@ -136,12 +143,7 @@ mod tests {
     impl GraphRoot {
         fn new(name: &str) -> Self {
             let name = format!("toolbx-arch labels%#?ü-{name}-{}", std::process::id());
-            // Not below /tmp, which others can write.
-            let ours = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(
-                || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp"),
-                PathBuf::from,
-            );
-            let path = ours.join(name);
+            let path = std::env::temp_dir().join(name);
             let _ = std::fs::remove_dir_all(&path);
             std::fs::create_dir_all(path.join("overlay-containers")).unwrap();
             std::fs::create_dir_all(path.join("overlay-images/1f")).unwrap();
@@ -168,8 +170,11 @@ mod tests {
         }
 
         fn find(&self) -> Option<String> {
-            let root = self.0.canonicalize().unwrap().join("overlay/layer/merged");
-            find_for(Caller::current().unwrap(), &bundle_of(ID, &root).unwrap())
+            self.find_by(|path| File::open(path).ok())
+        }
+
+        fn find_by(&self, open: Open) -> Option<String> {
+            find_by(open, &bundle_of(ID, &self.0.join("overlay/layer/merged")).unwrap())
         }
     }
 
@@ -215,6 +220,6 @@ mod tests {
         root.put("overlay-containers/containers.json", "[]").with_image(r#""arm64""#);
         assert_eq!(root.find().unwrap(), "arm64");
         std::fs::set_permissions(&root.0, Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(root.find(), None);
+        assert_eq!(root.find_by(trusted), None);
     }
 }
