@@ -298,16 +298,14 @@ impl Arch {
     #[must_use]
     pub fn is_native(&self) -> bool {
         self == host()
-            || self.family == host().family
+            || self.may_be_native()
                 && match self.compat {
                     Compat::Never => false,
                     Compat::Ia32 => kernel_runs_ia32(Path::new("/proc")),
                     Compat::Aarch32 => kernel_runs_aarch32(),
                 }
     }
-}
 
-impl Arch {
     /// Whether it is of the same family as this machine, so that the kernel may run its programs in
     /// a way that cannot be asked for.
     #[must_use]

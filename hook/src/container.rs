@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::emulator::Emulator;
 use crate::message::Call;
-use crate::mountinfo::{Mount, is_shared, mount_id};
+use crate::mountinfo::{self, Mount, is_shared, mount_id};
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
@@ -305,11 +305,7 @@ fn emulator_place(
 /// to others. Anything else is the host's, a volume, or the image.
 fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &str) -> Result<bool> {
     let device = rustix::fs::fstat(dev).call(|| "fstat dev".into())?.st_dev;
-    let mut ours = Vec::with_capacity(USUAL);
-    File::open("/proc/self/mountinfo")
-        .and_then(|mut file| file.read_to_end(&mut ours))
-        .call(|| "read /proc/self/mountinfo".into())?;
-    let ours = String::from_utf8_lossy(&ours);
+    let ours = mountinfo::own()?;
     let mount = Mount::find(mounts, mount_id(dev)?)?;
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
         && mount_id(dev)? != mount_id(rootfs)?

@@ -16,7 +16,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Entry, Handler, serving};
 use crate::container::BINFMTFS_MAGIC;
 use crate::message::Call;
-use crate::mountinfo::is_shared;
+use crate::mountinfo::{self, is_shared};
 
 /// Where a binfmt_misc is mounted, on a host as in a container.
 pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
@@ -77,8 +77,7 @@ impl Keep {
     pub fn at(path: &Path) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-        let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
-        if is_shared(&place, &String::from_utf8_lossy(&mounts)).unwrap_or(true) {
+        if is_shared(&place, &mountinfo::own().ok()?).unwrap_or(true) {
             return None;
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;

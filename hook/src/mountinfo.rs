@@ -1,6 +1,8 @@
 //! A process's mounts, as /proc/PID/mountinfo tells them (`proc_pid_mountinfo`(5)).
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -15,6 +17,17 @@ pub fn mount_id(fd: impl AsFd) -> Result<u64> {
     rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
         .map(|statx| statx.stx_mnt_id)
         .call(|| "statx a mount id".into())
+}
+
+/// Our own mountinfo; what is no UTF-8 replaced.
+pub fn own() -> Result<String> {
+    const PATH: &str = "/proc/self/mountinfo";
+    // As much as most have, so that few calls read it.
+    let mut text = Vec::with_capacity(16 * 1024);
+    File::open(PATH)
+        .and_then(|mut file| file.read_to_end(&mut text))
+        .call(|| format!("read {PATH}"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Whether the mount that `fd` lies on passes mounts on to others, by a process's mountinfo.

@@ -446,17 +446,14 @@ impl std::fmt::Display for IdMapping {
 
 impl Engine {
     fn current(scope: Scope, config: &Config) -> Result<Self> {
-        let read = |path: &str| {
-            let text = std::fs::read(path).with_context(|| format!("read {path}"))?;
-            // A mount point elsewhere may be no UTF-8.
-            anyhow::Ok(String::from_utf8_lossy(&text).into_owned())
-        };
+        let read =
+            |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
         let port_start = format!("/proc/sys/{}", PORT_START.replace('.', "/"));
         Ok(Self {
             scope,
             uid_map: IdMapping::identity(&read("/proc/self/uid_map")?)?,
             gid_map: IdMapping::identity(&read("/proc/self/gid_map")?)?,
-            mounts: mountinfo::mount_points(&read("/proc/self/mountinfo")?),
+            mounts: mountinfo::mount_points(&mountinfo::own()?),
             port_start: read(&port_start)?.trim_end().parse().unwrap_or(1024),
             devices: devices::elsewhere(config.linux.as_ref().map_or(&[], |linux| &linux.devices))?,
         })
