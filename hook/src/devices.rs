@@ -102,20 +102,19 @@ fn bound_nodes(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<V
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(rootfs, path, flags, Mode::empty(), resolve).ok()
     };
-    let asked_for: Vec<u64> = config
-        .mounts
-        .iter()
-        .flatten()
-        .filter_map(|mount| mount_id(open(&mount.destination)?).ok())
-        .collect();
+    // By its name: a link of the image must not make another node of it.
+    let is_asked_for = |path: &Path| {
+        let mut mounts = config.mounts.iter().flatten();
+        mounts.any(|mount| mount.destination.strip_prefix("/") == Ok(path))
+    };
     let node = |mount: Mount| {
-        let path = mount.path();
-        let node = open(path.strip_prefix(&top).ok()?)?;
+        let point = mount.path();
+        let path = point.strip_prefix(&top).ok().filter(|path| !is_asked_for(path))?;
+        let node = open(path)?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&node).ok()?.st_mode);
         let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
         // Not what something else is mounted over.
-        let is_it = mount_id(&node).ok()? == mount.id && !asked_for.contains(&mount.id);
-        (is_device && is_it).then_some(node)
+        (is_device && mount_id(&node).ok()? == mount.id).then_some(node)
     };
     Ok(mounts.lines().filter_map(Mount::parse).filter_map(node).collect())
 }
