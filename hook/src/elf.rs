@@ -7,6 +7,8 @@ use goblin::elf::program_header::{PT_INTERP, ProgramHeader};
 
 /// Offsets in `e_ident`, the header's first 16 bytes.
 pub mod e_ident {
+    /// The size of addresses.
+    pub const CLASS: usize = 4;
     /// Byte order.
     pub const DATA: usize = 5;
     /// Version of the header.

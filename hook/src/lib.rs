@@ -4,7 +4,8 @@
 //! `detect`, `policy`, `request`, `container`, `scope`, `emulator` and `trust`; [`network`],
 //! [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt`
 //! and `message` are used by all of them. [`precreate`] is Podman's earlier stage, which only
-//! rewrites a config.json, with [`json`] and [`devices`].
+//! rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try an emulator
+//! with.
 
 pub mod arch;
 pub mod binfmt;
@@ -26,6 +27,7 @@ pub mod oci;
 pub mod policy;
 pub mod precreate;
 pub mod prepared;
+pub mod probe;
 pub mod request;
 pub mod sandbox;
 pub mod scope;
