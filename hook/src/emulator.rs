@@ -1,6 +1,7 @@
 //! Finds the emulator of a target on the host, and refuses one that could not work in a container
 //! or that somebody else could replace. Changes nothing.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -26,6 +27,18 @@ pub struct Emulator {
     pub belongs_to_root: bool,
 }
 
+/// Why there is no emulator: the policy's directories have no file of its name.
+#[derive(Debug)]
+pub struct Missing(&'static Arch);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no emulator for {} on this machine; {INSTALL}", self.0.name)
+    }
+}
+
+impl std::error::Error for Missing {}
+
 /// Says what to install; the end of every error of this module about a missing emulator.
 const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, Fedora) or \
                        qemu-user (Debian 13), or name another directory in the policy's \
@@ -33,8 +46,9 @@ const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, 
 
 /// The first emulator for `arch` in the policy's directories that can be used.
 ///
-/// Fails where there is none, and then names every candidate and what is wrong with it.
-pub fn find(arch: &Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
+/// Fails where there is none: with [`Missing`] if nothing was found, and otherwise naming every
+/// candidate and what is wrong with it.
+pub fn find(arch: &'static Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
     let mut refused = Vec::new();
     for path in candidates(arch, policy) {
         let file = match trust::open(&path, caller, &["usr"]) {
@@ -50,7 +64,7 @@ pub fn find(arch: &Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
             Err(error) => refused.push(format!("{} {error:#}", path.display())),
         }
     }
-    ensure!(!refused.is_empty(), "no emulator for {} on this machine; {INSTALL}", arch.name);
+    ensure!(!refused.is_empty(), Missing(arch));
     refused.dedup();
     bail!("no usable emulator for {}: {}; or {INSTALL}", arch.name, refused.join("; "))
 }

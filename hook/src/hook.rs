@@ -185,7 +185,26 @@ fn finish(decision: &Decision, state: &State, prepared: &Prepared) -> Result<()>
 pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
     let Ok((annotations, bundle)) = annotations(state) else { return Ok(Decision::NotAsked) };
     let place = Place::find(state, bundle);
-    let evidence = evidence(annotations, place.as_ref().ok());
+    let evidence = evidence(annotations, place.as_ref().ok(), prepared);
+    plan_on(evidence, place, state, prepared)
+}
+
+/// What there is to know of the running container of `state`, and what would be decided for it if
+/// it were started now. `bundle` says where its rootfs is as its own first process sees it: `/`.
+pub fn examine(state: &State, bundle: Bundle) -> (Evidence, Result<Decision>) {
+    let annotations = bundle.config.annotations.clone().unwrap_or_default();
+    let place = Place::find(state, Some(bundle));
+    let evidence = evidence(annotations, place.as_ref().ok(), &Prepared::default());
+    (evidence.clone(), plan_on(evidence, place, state, &Prepared::default()))
+}
+
+/// Decides by the `evidence`.
+fn plan_on(
+    evidence: Evidence,
+    place: Result<Place>,
+    state: &State,
+    prepared: &Prepared,
+) -> Result<Decision> {
     let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
     match (plan_by(need, &evidence, place, state, prepared), evidence.detected) {
         (Err(why), Some(Detected { arch, .. })) if can_do_without(need, arch) => {
@@ -252,10 +271,15 @@ impl Place {
 }
 
 /// What there is to know of a container, as far as its `place` was found.
-fn evidence(annotations: BTreeMap<String, String>, place: Option<&Place>) -> Evidence {
+fn evidence(
+    annotations: BTreeMap<String, String>,
+    place: Option<&Place>,
+    prepared: &Prepared,
+) -> Evidence {
     let command = place.and_then(|place| place.bundle.config.command.as_ref());
     let mut evidence = Evidence {
         annotations,
+        devices: prepared.devices.clone(),
         label: None,
         toolbx: command.and_then(toolbx::architecture),
         detected: place.and_then(Place::detect),

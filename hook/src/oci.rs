@@ -292,7 +292,7 @@ pub fn can_exec_into_foreign_network(cmdline: &[u8], oci_version: &str) -> bool 
 }
 
 /// The config.json in the directory `bundle`; `None` if it has none.
-fn config_in(bundle: &Path) -> Result<Option<Config>> {
+pub fn config_in(bundle: &Path) -> Result<Option<Config>> {
     let path = bundle.join("config.json");
     let context = || format!("read {}", path.display());
     let file = match File::open(&path) {

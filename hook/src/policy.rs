@@ -142,13 +142,8 @@ impl Policy {
     /// Fails where a file that exists cannot be read, is not a policy, or (see [`trust`]) may be
     /// written by somebody else.
     pub fn load(caller: Caller) -> Result<Self> {
-        let user = match caller {
-            Caller::Root => None,
-            Caller::User { .. } => home().map(|home| home.join(USER_FILE)),
-        };
-        let system = SYSTEM_FILES.iter().map(|file| Path::new("/").join(file));
         let mut policy = Self::default();
-        for path in system.chain(user) {
+        for path in files(caller) {
             if let Some(text) = read(&path, caller).context("policy")? {
                 policy = policy.overridden_by(&text, &path)?;
             }
@@ -196,6 +191,16 @@ impl Default for Policy {
     fn default() -> Self {
         serde_json::from_str(DEFAULT).expect("policies/default.json is complete and valid")
     }
+}
+
+/// Where the policy files of `caller` are, if they exist; one overrides those before it.
+#[must_use]
+pub fn files(caller: Caller) -> Vec<PathBuf> {
+    let user = match caller {
+        Caller::Root => None,
+        Caller::User { .. } => home().map(|home| home.join(USER_FILE)),
+    };
+    SYSTEM_FILES.iter().map(|file| Path::new("/").join(file)).chain(user).collect()
 }
 
 /// The file's text, or `None` where there is no such file.

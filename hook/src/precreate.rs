@@ -279,6 +279,7 @@ pub fn run() -> Result<Vec<String>> {
 /// Decides what is to become of the config.json `text`.
 fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
     let mut evidence = Evidence {
+        devices: Vec::new(),
         label: None,
         detected: asking.detect(),
         toolbx: asking.command.as_ref().and_then(toolbx::architecture),
@@ -493,6 +494,7 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
             owns_host_files: true,
             enters_network: matches!(network, Network::EngineMade | Network::Joined),
             sysctls: sysctls(config, network),
+            devices: Vec::new(),
         },
         warnings: warnings(config, engine, network),
     })

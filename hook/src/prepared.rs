@@ -1,9 +1,12 @@
-//! What the stage `precreate` leaves to `create-runtime`. Pure.
+//! The arguments of `create-runtime`: what the stage `precreate` leaves to it, and what CDI devices
+//! ask for. Pure.
 
 use std::collections::BTreeMap;
 
-/// What `create-runtime` has to do for a container that `precreate` has changed. It travels as
-/// arguments of the hook in config.json, where no image can put anything.
+use crate::arch::{self, Arch};
+
+/// What `create-runtime` has to do for a container that `precreate` has changed, or that was given a
+/// device. It travels as arguments of the hook in config.json, where no image can put anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prepared {
     /// Whether the container's root is the owner of the engine's files: every id is itself.
@@ -13,12 +16,15 @@ pub struct Prepared {
     pub enters_network: bool,
     /// What is to be set in that network namespace, with the rights of its owner.
     pub sysctls: BTreeMap<String, String>,
+    /// The architectures that a CDI device asks for.
+    pub devices: Vec<&'static Arch>,
 }
 
 impl Prepared {
     const OWNS_HOST_FILES: &str = "--owns-host-files";
     const ENTERS_NETWORK: &str = "--enters-network";
     const SYSCTL: &str = "--sysctl=";
+    const ARCH: &str = "--arch=";
 
     /// As arguments of `create-runtime`.
     #[must_use]
@@ -31,7 +37,8 @@ impl Prepared {
             flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.to_owned());
         let sysctls =
             self.sysctls.iter().map(|(key, value)| format!("{}{key}={value}", Self::SYSCTL));
-        flags.chain(sysctls).collect()
+        let devices = self.devices.iter().map(|arch| format!("{}{}", Self::ARCH, arch.name));
+        flags.chain(sysctls).chain(devices).collect()
     }
 
     /// Understands the arguments of `create-runtime`. `None` if one is not understood.
@@ -42,6 +49,9 @@ impl Prepared {
             match *argument {
                 Self::OWNS_HOST_FILES => prepared.owns_host_files = true,
                 Self::ENTERS_NETWORK => prepared.enters_network = true,
+                _ if let Some(name) = argument.strip_prefix(Self::ARCH) => {
+                    prepared.devices.push(arch::find(name)?);
+                }
                 _ => {
                     let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
                     prepared.sysctls.insert(key.to_owned(), value.to_owned());
@@ -63,12 +73,13 @@ mod tests {
             owns_host_files: true,
             enters_network: true,
             sysctls: sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            devices: vec![arch::find("arm64").unwrap(), arch::find("s390x").unwrap()],
         };
         let arguments = prepared.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         assert_eq!(Prepared::from_arguments(&arguments), Some(prepared));
         assert_eq!(Prepared::from_arguments(&[]), Some(Prepared::default()));
-        for wrong in ["--sysctl", "--sysctl=net.a", "--enters-network=1", "x"] {
+        for wrong in ["--sysctl", "--sysctl=net.a", "--enters-network=1", "--arch=arm65", "x"] {
             assert_eq!(Prepared::from_arguments(&[wrong]), None, "{wrong}");
         }
     }

@@ -65,6 +65,8 @@ const FINER: &str = "toolbx.arch.";
 const USERNS: &str = "toolbx.arch.userns";
 /// Toolbx's record.
 const TOOLBOX: &str = "toolbox-arch";
+/// How messages and the log call a CDI device.
+const DEVICE: &str = "CDI device";
 /// How messages and the log call the same as a label.
 const LABEL: &str = "toolbox-arch label";
 
@@ -82,6 +84,8 @@ pub fn is_ours(key: &str) -> bool {
 pub struct Evidence {
     /// Those that are for us.
     pub annotations: BTreeMap<String, String>,
+    /// What its CDI devices are for.
+    pub devices: Vec<&'static Arch>,
     /// The label `toolbox-arch` of its image.
     pub label: Option<String>,
     /// Which architecture Toolbx made it for.
@@ -97,7 +101,8 @@ impl Evidence {
     #[must_use]
     pub fn may_have_label(&self) -> bool {
         let is_native = |detected: &Detected| detected.is_first && detected.arch.is_native();
-        let has_wish = WISHES.iter().any(|(key, _)| self.annotations.contains_key(*key));
+        let has_wish = WISHES.iter().any(|(key, _)| self.annotations.contains_key(*key))
+            || !self.devices.is_empty();
         !has_wish && !self.detected.as_ref().is_some_and(is_native)
     }
 
@@ -112,6 +117,7 @@ impl Evidence {
         };
         match foreign {
             _ if !self.annotations.is_empty() => Some(Need::Asked),
+            _ if !self.devices.iter().all(|arch| arch.is_native()) => Some(Need::Asked),
             _ if self.label.as_ref().is_some_and(asks) => Some(Need::Asked),
             Some(detected) if detected.is_first => Some(Need::FirstProgram),
             None if self.toolbx.is_none_or(Arch::is_native) => None,
@@ -122,9 +128,9 @@ impl Evidence {
 
 /// Decides by the `evidence`, as `policy` permits.
 ///
-/// The user's annotation comes before Toolbx's, then its label, its arguments, and last what was
-/// detected; but a program of yet another architecture is served too. `is_native` says what the
-/// host runs itself. Fails on a name that nobody knows, on what the policy forbids, and on an
+/// The user's annotation comes before Toolbx's, then a device, then Toolbx's label, its arguments, and
+/// last what was detected; but what a device asks for, and a program of yet another architecture, is
+/// served too. `is_native` says what the host runs itself. Fails on a name that nobody knows, on what the policy forbids, and on an
 /// annotation in our name space that this version does not understand: a wish is never silently
 /// ignored.
 pub fn decide(
@@ -132,16 +138,10 @@ pub fn decide(
     policy: &Policy,
     is_native: impl Fn(&Arch) -> bool,
 ) -> Result<Request> {
-    let Evidence { annotations, label, toolbx, detected } = evidence;
-    let (asked, source) = match asked(annotations, policy)? {
-        Asked::Off => return Ok(Request::Off),
-        Asked::Nothing => match label.as_deref().and_then(|label| parse(LABEL, label).ok()) {
-            None => (Asked::Nothing, None),
-            Some(named) => {
-                (Asked::These(named), label.as_deref().map(|label| (LABEL, shown(label))))
-            }
-        },
-        asked => (asked, source(annotations)),
+    let Evidence { annotations, devices, toolbx, detected, .. } = evidence;
+    let (asked, source) = match wanted(evidence, policy)? {
+        (Asked::Off, _) => return Ok(Request::Off),
+        wanted => wanted,
     };
     let detected = detected.as_ref().filter(|_| policy.detect);
     let mut wish = Wish {
@@ -165,12 +165,15 @@ pub fn decide(
         Asked::All => wish.targets.extend(ARCHES.iter().filter(|arch| policy.allows(arch))),
         Asked::These(named) => wish.targets.clone_from(named),
     }
+    // Beside an annotation a device asks too.
+    let further = devices.iter().filter(|arch| !wish.targets.contains(arch)).copied();
+    wish.targets.extend(further.collect::<Vec<_>>());
     if let Some(Detected { arch, program, .. }) = detected {
         let found = format!("{} is for {}", message::path(program), arch.name);
-        // Whoever adds an annotation may know that; a label says what a container is.
-        let is_expected = is_native(arch) && !annotations.is_empty();
-        if let (Asked::These(named), false) = (&asked, is_expected)
-            && !named.contains(arch)
+        // Whoever adds an annotation or a device may know that; a label says what a container is.
+        let is_expected = is_native(arch) && !(annotations.is_empty() && devices.is_empty());
+        if let (Asked::These(_), false) = (&asked, is_expected)
+            && !wish.targets.contains(arch)
         {
             wish.contradiction = Some(format!("{found}, which was not asked for; both are served"));
         }
@@ -193,6 +196,10 @@ pub fn decide(
     })
 }
 
+fn names(targets: &[&'static Arch]) -> String {
+    targets.iter().map(|arch| arch.name).collect::<Vec<_>>().join(",")
+}
+
 /// What the annotations ask for.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
@@ -203,6 +210,23 @@ enum Asked {
     /// All that there are emulators for.
     All,
     These(Vec<&'static Arch>),
+}
+
+/// What is wanted before anything is looked at, and which source says so.
+fn wanted(evidence: &Evidence, policy: &Policy) -> Result<(Asked, Option<(&'static str, String)>)> {
+    let Evidence { annotations, devices, label, .. } = evidence;
+    Ok(match asked(annotations, policy)? {
+        Asked::Nothing if !devices.is_empty() => {
+            (Asked::These(devices.clone()), Some((DEVICE, names(devices))))
+        }
+        Asked::Nothing => match label.as_deref().and_then(|label| parse(LABEL, label).ok()) {
+            None => (Asked::Nothing, None),
+            Some(named) => {
+                (Asked::These(named), label.as_deref().map(|label| (LABEL, shown(label))))
+            }
+        },
+        asked => (asked, source(annotations)),
+    })
 }
 
 fn asked(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Asked> {

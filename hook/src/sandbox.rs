@@ -12,7 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -226,11 +226,25 @@ fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<&Path, OwnedFd>) -> Resul
             _ => make_directories(top, parent.strip_prefix(at)?)?,
         };
         let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        let place = step(&directory, file, create).call(|| call("create")).with_context(taken)?;
-        move_mount(clone, &place).call(|| call("move_mount"))?;
+        match step(&directory, file, create) {
+            // By the hook that another drop-in or device has had called for the same container.
+            Err(Errno::EXIST | Errno::XDEV) if shows(&directory, file, clone) => {}
+            place => {
+                let place = place.call(|| call("create")).with_context(taken)?;
+                move_mount(clone, &place).call(|| call("move_mount"))?;
+            }
+        }
         last = Some((parent, directory));
     }
     Ok(())
+}
+
+/// Whether `name` in `dir` is the very file that `clone` shows.
+fn shows(dir: &OwnedFd, name: &OsStr, clone: &OwnedFd) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let (there, ours) = (rustix::fs::statat(dir, name, flags), rustix::fs::fstat(clone));
+    matches!((there, ours), (Ok(there), Ok(ours))
+        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
 }
 
 /// Makes the directories of the relative `path` below `top`, and opens the last one.

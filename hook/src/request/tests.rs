@@ -127,6 +127,31 @@ fn a_label_comes_after_annotations_and_before_what_is_found() {
 }
 
 #[test]
+fn a_device_asks_beside_an_annotation() {
+    let of = |pairs: &[(&str, &str)]| Evidence {
+        devices: vec![arch::find("arm64").unwrap(), arch::find("amd64").unwrap()],
+        label: Some("alpha".to_owned()),
+        ..evidence(pairs, Some(("s390x", true)))
+    };
+    let decide = |evidence: &Evidence| {
+        decide(evidence, &Policy::default(), |arch| arch.name == "x86_64").unwrap()
+    };
+    assert!(!of(&[]).may_have_label());
+    for (pairs, expected) in [
+        (&[][..], &["aarch64", "s390x"][..]),
+        (&[("toolbx.arch", "hppa")], &["hppa", "aarch64", "s390x"]),
+        (&[("toolbx.arch", "auto")], &["aarch64", "s390x"]),
+    ] {
+        assert_eq!(targets(Ok(decide(&of(pairs)))), expected, "{pairs:?}");
+    }
+    assert_eq!(decide(&of(&[("toolbx.arch", "none")])), Request::Off);
+    let only = Evidence { devices: of(&[]).devices, ..Evidence::default() };
+    assert_eq!(only.need(), Some(Need::Asked));
+    let native = Evidence { devices: vec![arch::host()], ..Evidence::default() };
+    assert_eq!(native.need(), None);
+}
+
+#[test]
 fn a_user_namespace_is_asked_for_in_two_words() {
     let ask =
         |value, policy| ask(&[("toolbx.arch", "arm64"), ("toolbx.arch.userns", value)], policy);
