@@ -1,5 +1,5 @@
 # make deps      install what building and testing need (Debian and Ubuntu, as root)
-# make build     build the hook
+# make build     build the hook and the program toolbx-arch
 # make install   install it (as root; DESTDIR, PREFIX; AUTO=no: for annotated containers only)
 # make uninstall take it away again
 # make demo      run foreign containers, on a machine of its own making (as root)
@@ -17,16 +17,26 @@ AUTO ?= yes
 WHEN = $(if $(filter no,$(AUTO)),/annotation-only)
 
 HOOK = target/toolbx-arch-hook
+PROGRAM = target/toolbx-arch
 MAN = target/man/toolbx-arch-hook.8 target/man/toolbx-arch-policy.5
+# Made from what the program understands; with a page for each command.
+MANUALS = target/man/toolbx-arch.1
+
+# With the commit, in a checkout.
+COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+export TOOLBX_ARCH_VERSION = $(VERSION)$(if $(COMMIT), ($(COMMIT)))
 
 # Engines look for hooks in these directories whatever the prefix is, and the hook for its policy.
 LIBEXEC = $(DESTDIR)/usr/libexec/oci/hooks.d
 DROP_INS = $(DESTDIR)/usr/share/containers/oci/hooks.d
 DATA = $(DESTDIR)/usr/share/toolbx-arch
+BINDIR = $(DESTDIR)$(PREFIX)/bin
+SHAREDIR = $(DESTDIR)$(PREFIX)/share
 # Not where engines look by themselves: only Podman knows the stage that is asked for there.
 PODMAN_DROP_INS = $(DATA)/podman-hooks.d
-MANDIR = $(DESTDIR)$(PREFIX)/share/man
-DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/toolbx-arch
+MANDIR = $(SHAREDIR)/man
+DOCDIR = $(SHAREDIR)/doc/toolbx-arch
 
 # To build: a C linker with the static C library, and go-md2man for the man pages.
 # To test: engines, runtimes, emulators, and what the laboratory and the tests call.
@@ -43,13 +53,16 @@ all: build
 deps:
 	@tests/deps $(PACKAGES)
 
-build: $(HOOK) $(MAN)
+build: $(HOOK) $(PROGRAM) $(MAN) $(MANUALS)
 
 # Always asked: cargo knows best what has changed.
-.PHONY: $(HOOK)
-$(HOOK):
-	$(CARGO) build --release --locked --bin toolbx-arch-hook
-	install -D -m 755 "target/$$(rustc -vV | sed -n 's/^host: //p')/release/toolbx-arch-hook" $@
+.PHONY: $(HOOK) $(PROGRAM) $(MANUALS)
+$(HOOK) $(PROGRAM):
+	$(CARGO) build --release --locked --bin $(@F)
+	install -D -m 755 "target/$$(rustc -vV | sed -n 's/^host: //p')/release/$(@F)" $@
+
+$(MANUALS):
+	$(CARGO) run --quiet --locked --example manuals -- target/man target/completions
 
 target/man/%: docs/%.md
 	mkdir -p $(@D)
@@ -57,11 +70,18 @@ target/man/%: docs/%.md
 
 # The binary before the drop-in: a drop-in without its binary stops every container.
 install:
-	@test -x $(HOOK) || { echo "nothing is built yet; run: make build" >&2; exit 1; }
+	@test -x $(HOOK) -a -x $(PROGRAM) || { echo "nothing is built yet; run: make build" >&2; exit 1; }
 	install -D -m 755 $(HOOK) $(LIBEXEC)/toolbx-arch-hook
 	install -D -m 644 policies/default.json $(DATA)/policy.json
 	install -D -m 644 policies/policy.schema.json $(DATA)/policy.schema.json
 	install -D -m 644 policies/strict.json $(DOCDIR)/policies/strict.json
+	install -D -m 755 $(PROGRAM) $(BINDIR)/toolbx-arch
+	install -D -m 644 -t $(MANDIR)/man1 target/man/*.1
+	install -D -m 644 target/completions/toolbx-arch.bash \
+		$(SHAREDIR)/bash-completion/completions/toolbx-arch
+	install -D -m 644 target/completions/_toolbx-arch $(SHAREDIR)/zsh/site-functions/_toolbx-arch
+	install -D -m 644 target/completions/toolbx-arch.fish \
+		$(SHAREDIR)/fish/vendor_completions.d/toolbx-arch.fish
 	install -D -m 644 target/man/toolbx-arch-hook.8 $(MANDIR)/man8/toolbx-arch-hook.8
 	install -D -m 644 target/man/toolbx-arch-policy.5 $(MANDIR)/man5/toolbx-arch-policy.5
 	install -D -m 644 podman-hooks.d$(WHEN)/50-toolbx-arch-userns.json \
@@ -71,6 +91,10 @@ install:
 uninstall:
 	rm -f $(DROP_INS)/50-toolbx-arch.json
 	rm -f $(MANDIR)/man8/toolbx-arch-hook.8 $(MANDIR)/man5/toolbx-arch-policy.5
+	rm -f $(MANDIR)/man1/toolbx-arch.1 $(MANDIR)/man1/toolbx-arch-*.1 $(BINDIR)/toolbx-arch
+	rm -f $(SHAREDIR)/bash-completion/completions/toolbx-arch \
+		$(SHAREDIR)/zsh/site-functions/_toolbx-arch \
+		$(SHAREDIR)/fish/vendor_completions.d/toolbx-arch.fish
 	rm -rf $(DOCDIR) $(DATA)
 	rm -f $(LIBEXEC)/toolbx-arch-hook
 	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) 2>/dev/null || true

@@ -76,8 +76,7 @@ setup() {
 
 # Takes away what a test put into the laboratory's files.
 tidy() {
-    rm -rf "$RUN/hooks" /etc/toolbx-arch /etc/containers/containers.conf.d /home/alice/.config/toolbx-arch /home/alice/emulators \
-        /usr/local/bin/qemu-*
+    rm -rf "$RUN/hooks" /etc/toolbx-arch /etc/containers/containers.conf.d /home/alice/.config /home/alice/emulators /etc/cdi /usr/local/bin/qemu-*
     umount --lazy /proc/sys/fs/binfmt_misc 2>/dev/null || true
 }
 

@@ -10,13 +10,25 @@ source=$BATS_TEST_DIRNAME/..
     run find "$to" -type f -printf '%m %P\n'
     [ "$status" = 0 ]
     diff <(sort <<<"$output") - <<EOF
+644 usr/share/bash-completion/completions/toolbx-arch
 644 usr/share/containers/oci/hooks.d/50-toolbx-arch.json
 644 usr/share/doc/toolbx-arch/policies/strict.json
+644 usr/share/fish/vendor_completions.d/toolbx-arch.fish
+644 usr/share/man/man1/toolbx-arch-cdi.1
+644 usr/share/man/man1/toolbx-arch-disable.1
+644 usr/share/man/man1/toolbx-arch-doctor.1
+644 usr/share/man/man1/toolbx-arch-enable.1
+644 usr/share/man/man1/toolbx-arch-explain.1
+644 usr/share/man/man1/toolbx-arch-list.1
+644 usr/share/man/man1/toolbx-arch-pull.1
+644 usr/share/man/man1/toolbx-arch.1
 644 usr/share/man/man5/toolbx-arch-policy.5
 644 usr/share/man/man8/toolbx-arch-hook.8
 644 usr/share/toolbx-arch/podman-hooks.d/50-toolbx-arch-userns.json
 644 usr/share/toolbx-arch/policy.json
 644 usr/share/toolbx-arch/policy.schema.json
+644 usr/share/zsh/site-functions/_toolbx-arch
+755 usr/bin/toolbx-arch
 755 usr/libexec/oci/hooks.d/toolbx-arch-hook
 EOF
     make --no-print-directory -C "$source" uninstall DESTDIR="$to" >/dev/null
@@ -75,11 +87,8 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
     done
 }
 
-@test "list, help, version, and a wrong call" {
+@test "help, version, and a wrong call" {
     local hook=/usr/libexec/oci/hooks.d/toolbx-arch-hook
-    run $hook list
-    [ "${#lines[@]}" = 34 ]
-    [[ "$output" == *"aarch64      arm64 arm64/v8"* ]] || fail "$output"
     run --separate-stderr $hook --help
     [ "$status" = 0 ]
     [ "${#lines[@]}" -le 24 ]
@@ -89,5 +98,5 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
     run --separate-stderr -2 $hook nonsense
     [[ -z "$output" && "$stderr" == *"Usage:"* ]]
     run --separate-stderr -2 $hook
-    (set -o pipefail; { sleep 0.1; $hook list; } | true) # a reader who has gone is no error
+    (set -o pipefail; { sleep 0.1; $hook --help; } | true) # a reader who has gone is no error
 }

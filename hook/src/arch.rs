@@ -1,6 +1,6 @@
 //! The architecture table: the one place that knows targets, their names and their ELF headers.
 //!
-//! Look-up, registration and what `toolbx-arch-hook list` shows all come from [`ARCHES`].
+//! Look-up, registration and what `toolbx-arch list` shows all come from [`ARCHES`].
 //! A file is recognised with the same magic and mask that the kernel is given, so the two cannot
 //! disagree. Pure, but for [`Arch::is_native`], which asks the running kernel.
 //!
@@ -343,10 +343,7 @@ fn nearest(name: &str) -> Option<&'static str> {
 #[must_use]
 pub fn unknown(name: &str) -> String {
     let nearest = nearest(name).map(|known| format!("did you mean {known}? ")).unwrap_or_default();
-    format!(
-        "unknown architecture {}; {nearest}/usr/libexec/oci/hooks.d/toolbx-arch-hook list shows all names",
-        shown(name)
-    )
+    format!("unknown architecture {}; {nearest}toolbx-arch list shows all names", shown(name))
 }
 
 /// The row whose programs look like `bytes`, the beginning of a file.

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
 use toolbx_arch::prepared::Prepared;
-use toolbx_arch::{arch, hook, kernel, message, precreate};
+use toolbx_arch::{hook, kernel, message, precreate};
 
 const HELP: &str = "\
 toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runtime hook)
@@ -24,11 +24,11 @@ Usage:
   toolbx-arch-hook prestart         the same, for runtimes that know only that stage
   toolbx-arch-hook precreate        rewrite the config.json on standard input: a user namespace
                                     of its own for a container that is to be emulated (Podman)
-  toolbx-arch-hook list             show every architecture and its names
   toolbx-arch-hook --help | --version
 
 Runtimes start it; to make one do so: podman run --annotation toolbx.arch=arm64 IMAGE
 Exit status: 0 done or nothing to do, 1 the container cannot have what it asked for, 2 usage.
+Whether it works here: toolbx-arch doctor
 More: toolbx-arch-hook(8), toolbx-arch-policy(5)
 ";
 
@@ -58,7 +58,6 @@ fn run() -> u8 {
             create_runtime(&prepared)
         }
         ["precreate"] => precreate(),
-        ["list"] => show(&list()),
         ["--help" | "-h" | "help"] => show(HELP),
         ["--version" | "-V"] => show(concat!("toolbx-arch-hook ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {
@@ -154,13 +153,4 @@ fn show(text: &str) -> u8 {
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     DONE
-}
-
-/// A line for each target: QEMU's name, and its other names.
-fn list() -> String {
-    let line = |arch: &arch::Arch| {
-        let others: Vec<_> = arch.names().skip(1).collect();
-        format!("{:<12} {}", arch.name, others.join(" ")).trim_end().to_owned() + "\n"
-    };
-    arch::ARCHES.iter().map(line).collect()
 }

@@ -1,0 +1,153 @@
+//! What `toolbx-arch` understands. Its help, manual pages and completions are made of this.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The version; `make build` adds the commit.
+const VERSION: &str = match option_env!("TOOLBX_ARCH_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// Containers of another CPU architecture: whether they work here, and why not
+#[derive(Debug, Parser)]
+#[command(
+    name = "toolbx-arch",
+    version = VERSION,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  toolbx-arch doctor                    will it work on this machine, and what is missing
+  toolbx-arch explain mycontainer       why it is emulated, or is not
+  toolbx-arch pull --arch arm64 debian  the arm64 variant, beside the native one
+
+Containers need none of this: podman run --platform linux/arm64 IMAGE simply works once the
+hook is installed.
+
+Exit status: 0 done, 1 failed or (doctor) with warnings, 2 usage or (doctor) will not work.
+More: toolbx-arch(1), toolbx-arch-hook(8), toolbx-arch-policy(5)"
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check everything that emulated containers need, and say how to mend it
+    ///
+    /// As root it checks what rootful containers need, as a user what rootless ones need. Exit status:
+    /// 0 all is well, 1 there are warnings, 2 emulated containers will not work.
+    Doctor(Doctor),
+    /// Show the targets: their names, and the emulator that each one has here
+    List(List),
+    /// Say why a container or an image is emulated, or is not
+    ///
+    /// Shows what each source says, which rule decided, and what the hook did at the last start. It
+    /// never changes anything.
+    Explain(Explain),
+    /// Get an image for another architecture, beside the native one
+    ///
+    /// The variant is looked for before anything is copied, and its programs are looked at after: many
+    /// images declare a wrong architecture.
+    Pull(Pull),
+    /// Switch the hook on, for all containers or for annotated ones
+    Enable(Enable),
+    /// Switch the hook off
+    Disable(Where),
+    /// Print or install a CDI specification: a device for each target that has an emulator
+    ///
+    /// With it Docker, containerd, CRI-O and Podman run the hook for whoever asks for the device:
+    /// podman run --device toolbx.dev/arch=arm64 IMAGE
+    Cdi(Cdi),
+    /// Try emulators in a user namespace; what doctor starts
+    #[command(hide = true)]
+    Try,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only these architectures, by any of their names
+    #[arg(value_name = "ARCH")]
+    pub only: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A container, running or not, or an image, as Podman knows it
+    #[arg(required_unless_present = "bundle", conflicts_with = "bundle")]
+    pub name: Option<String>,
+    /// An OCI bundle instead
+    #[arg(long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// The architecture, by any of its names; not needed where the image's tag ends in one
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// Store it under this name instead of IMAGE:TAG-ARCH
+    #[arg(long = "as", value_name = "NAME")]
+    pub name: Option<String>,
+    /// Whether the registry has to speak TLS, with a certificate that is trusted
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// The image, for example fedora-toolbox:42 or quay.io/centos/centos:stream9
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Enable {
+    /// For all containers: their programs tell what they need (the default)
+    #[arg(long, conflicts_with = "annotation_only")]
+    pub auto: bool,
+    /// For containers with an annotation toolbx.arch only
+    #[arg(long)]
+    pub annotation_only: bool,
+    /// Also in Podman's stage precreate, so that plain `sudo podman run` works
+    #[arg(long)]
+    pub precreate: bool,
+    #[command(flatten)]
+    pub whose: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Where {
+    /// For the caller only, below ~/.config (the default for users)
+    #[arg(long, conflicts_with = "system")]
+    pub user: bool,
+    /// For everybody, below /etc (the default for root)
+    #[arg(long)]
+    pub system: bool,
+    /// Show what would be changed, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cdi {
+    /// Write it to /etc/cdi/toolbx-arch.json instead
+    #[arg(long)]
+    pub install: bool,
+    /// Remove that file
+    #[arg(long, conflicts_with = "install")]
+    pub remove: bool,
+}

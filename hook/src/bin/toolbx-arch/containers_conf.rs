@@ -1,0 +1,116 @@
+//! Podman's configuration, as far as it says where hooks are: containers.conf(5).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// Where Podman looks for hooks if nobody says otherwise, for root and for everybody.
+pub const DEFAULT_HOOKS: &str = "/usr/share/containers/oci/hooks.d";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    engine: Engine,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Engine {
+    /// Directories; in newer versions also a table, which says whether to append.
+    hooks_dir: Option<Vec<toml::Value>>,
+}
+
+/// A file that names directories of hooks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Naming {
+    pub file: PathBuf,
+    pub directories: Vec<PathBuf>,
+    /// Whether they come in addition to those of the files before.
+    pub appends: bool,
+}
+
+/// What files name directories of hooks, in the order in which they are read. `home` is that of an
+/// ordinary user; `root` is / but in tests. Fails where a file cannot be read or understood: then
+/// Podman would fail too.
+pub fn namings(root: &Path, home: Option<&Path>) -> Result<Vec<Naming>> {
+    let system = ["usr/share/containers", "etc/containers"].map(|directory| root.join(directory));
+    let user = home.map(|home| home.join(".config/containers"));
+    let mut files = Vec::new();
+    for directory in system.into_iter().chain(user) {
+        files.push(directory.join("containers.conf"));
+        files.extend(drop_ins(&directory.join("containers.conf.d")));
+    }
+    files.into_iter().filter_map(|file| naming(file).transpose()).collect()
+}
+
+/// Where Podman looks for hooks, given these.
+pub fn hook_directories(namings: &[Naming]) -> Vec<PathBuf> {
+    namings.iter().fold(vec![DEFAULT_HOOKS.into()], |before, naming| {
+        let before = if naming.appends { before } else { Vec::new() };
+        before.into_iter().chain(naming.directories.iter().cloned()).collect()
+    })
+}
+
+/// `*.conf` in a directory, in the order of their names.
+fn drop_ins(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn naming(file: PathBuf) -> Result<Option<Naming>> {
+    let text = match std::fs::read_to_string(&file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.with_context(|| format!("read {}", file.display()))?,
+    };
+    let content: File =
+        toml::from_str(&text).with_context(|| format!("understand {}", file.display()))?;
+    Ok(content.engine.hooks_dir.map(|values| Naming {
+        directories: values.iter().filter_map(|value| Some(value.as_str()?.into())).collect(),
+        appends: values
+            .iter()
+            .any(|value| value.get("append").and_then(toml::Value::as_bool) == Some(true)),
+        file,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(file: &Path, text: &str) {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+
+    #[test]
+    fn a_later_file_comes_in_place_of_those_before() {
+        let root = std::env::temp_dir().join(format!("toolbx-arch-conf-{}", std::process::id()));
+        let (etc, home) = (root.join("etc/containers"), root.join("home"));
+        let directories = |home| hook_directories(&namings(&root, home).unwrap());
+        assert_eq!(directories(None), [PathBuf::from(DEFAULT_HOOKS)]);
+        write(
+            &etc.join("containers.conf"),
+            "# a comment\n[engine] # another\nhooks_dir = [\"/a\"]\n",
+        );
+        write(&etc.join("containers.conf.d/x.conf"), "[containers]\npids_limit = 1\n");
+        write(&etc.join("containers.conf.d/y.other"), "no TOML");
+        assert_eq!(directories(None), [PathBuf::from("/a")]);
+        write(
+            &etc.join("containers.conf.d/z.conf"),
+            "[engine]\nhooks_dir = [\"/b\", {append = true}]\n",
+        );
+        assert_eq!(directories(None), ["/a", "/b"].map(PathBuf::from));
+        write(&home.join(".config/containers/containers.conf"), "engine.hooks_dir = []\n");
+        assert!(directories(Some(&home)).is_empty());
+        write(&etc.join("containers.conf.d/w.conf"), "[engine\n");
+        let error = format!("{:#}", namings(&root, None).unwrap_err());
+        assert!(error.contains("w.conf"), "{error}");
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}

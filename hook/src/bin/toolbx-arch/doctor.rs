@@ -1,0 +1,427 @@
+//! `toolbx-arch doctor`: everything that emulated containers need, checked as whoever calls, and how
+//! to mend what is missing. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use serde_json::json;
+use toolbx_arch::instance::Visible;
+use toolbx_arch::message;
+use toolbx_arch::policy::{self, Policy};
+use toolbx_arch::trust::Caller;
+
+use crate::args::Doctor;
+use crate::hooks_d::{DropIn, OURS, OURS_PRECREATE};
+use crate::list::{self, Target};
+use crate::terminal::{self, Mark};
+use crate::trial::{self, Trial};
+use crate::{caller, containers_conf, hooks_d, person::Person};
+
+/// What one look has shown.
+struct Finding {
+    /// What was looked at.
+    what: &'static str,
+    mark: Mark,
+    says: String,
+    /// What mends it.
+    fix: Option<String>,
+}
+
+fn good(what: &'static str, says: impl Into<String>) -> Finding {
+    Finding { what, mark: Mark::Good, says: says.into(), fix: None }
+}
+
+fn warning(what: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { what, mark: Mark::Warning, says: says.into(), fix: Some(fix.into()) }
+}
+
+fn bad(what: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { what, mark: Mark::Bad, says: says.into(), fix: Some(fix.into()) }
+}
+
+pub fn run(arguments: &Doctor) -> Result<ExitCode> {
+    let person = Person::calling()?;
+    let mut findings = vec![kernel(), binfmt_misc()];
+    findings.extend(user_namespaces(&person));
+    findings.push(ids(&person));
+    let trial = trial::have_made()?;
+    findings.push(sandbox(&trial));
+    findings.extend(engines());
+    findings.extend(drop_ins(&person));
+    findings.extend(security_modules());
+    findings.push(log());
+    findings.extend(in_a_container());
+    // From here on as the hook would see it.
+    let caller = caller::become_hooks_caller();
+    match caller {
+        Ok(caller) => {
+            let policy = policy(caller);
+            let is_usable = policy.mark == Mark::Good;
+            findings.push(policy);
+            findings.extend(is_usable.then(|| emulators(caller, &trial)).into_iter().flatten());
+        }
+        Err(why) => findings.push(bad("emulators", message::line(&why), "see above")),
+    }
+    findings.push(host_handlers());
+    show(arguments, &findings);
+    Ok(exit_code(&findings))
+}
+
+fn show(arguments: &Doctor, findings: &[Finding]) {
+    if arguments.json {
+        let to_json = |finding: &Finding| {
+            json!({
+                "check": finding.what,
+                "status": finding.mark.name(),
+                "says": finding.says,
+                "fix": finding.fix,
+            })
+        };
+        terminal::print_json(&findings.iter().map(to_json).collect());
+        return;
+    }
+    let colour = terminal::has_colour();
+    let to_line = |finding: &Finding| {
+        let fix = finding.fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
+        let (mark, what, says) = (finding.mark.show(colour), finding.what, &finding.says);
+        format!("{mark} {what:<16} {says}{fix}\n")
+    };
+    terminal::print(&findings.iter().map(to_line).collect::<String>());
+}
+
+/// 0 all is well, 1 there are warnings, 2 it will not work.
+fn exit_code(findings: &[Finding]) -> ExitCode {
+    match findings.iter().map(|finding| finding.mark).max() {
+        None | Some(Mark::Good) => ExitCode::SUCCESS,
+        Some(Mark::Warning) => ExitCode::from(1),
+        Some(Mark::Bad) => ExitCode::from(2),
+    }
+}
+
+fn kernel() -> Finding {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if has_own_handlers(&release) {
+        good("kernel", format!("Linux {release}: user namespaces have handlers of their own"))
+    } else {
+        bad(
+            "kernel",
+            format!("Linux {release} has no handlers for a user namespace alone"),
+            "boot Linux 6.7 or later",
+        )
+    }
+}
+
+/// Whether this is Linux 6.7 or later.
+fn has_own_handlers(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7)
+}
+
+fn binfmt_misc() -> Finding {
+    if Path::new("/proc/sys/fs/binfmt_misc").is_dir() {
+        good("binfmt_misc", "the kernel has it")
+    } else {
+        bad(
+            "binfmt_misc",
+            "the kernel has none",
+            "run: sudo modprobe binfmt_misc; echo binfmt_misc | sudo tee /etc/modules-load.d/binfmt_misc.conf",
+        )
+    }
+}
+
+/// The limits on user namespaces of ordinary users.
+fn user_namespaces(person: &Person) -> Vec<Finding> {
+    const WHAT: &str = "user namespaces";
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let mut findings = Vec::new();
+    if number("/proc/sys/user/max_user_namespaces") == Some(0) {
+        let fix = "run: sudo sysctl user.max_user_namespaces=10000";
+        findings.push(bad(WHAT, "user.max_user_namespaces is 0", fix));
+    }
+    if person.is_root() {
+        return findings;
+    }
+    if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        let fix = "run: sudo sysctl kernel.unprivileged_userns_clone=1";
+        findings.push(bad(WHAT, "kernel.unprivileged_userns_clone is 0", fix));
+    }
+    if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+        findings.push(warning(
+            WHAT,
+            "AppArmor restricts them to programs with a profile that says so",
+            "the trial below, which has none, may fail where Podman, which has one, does not",
+        ));
+    }
+    findings
+}
+
+/// The ids that containers get.
+fn ids(person: &Person) -> Finding {
+    const WHAT: &str = "subuid, subgid";
+    let missing: Vec<_> = ["/etc/subuid", "/etc/subgid"]
+        .into_iter()
+        .filter(|path| !person.is_in(&std::fs::read_to_string(path).unwrap_or_default()))
+        .collect();
+    let name = person.name_in_subuid();
+    if missing.is_empty() {
+        good(WHAT, format!("{name} has ranges of ids"))
+    } else if person.is_root() {
+        // Only --userns=auto takes them.
+        let fix = "for sudo podman run --userns=auto, run: echo containers:2147483647:2147483648 | \
+                   sudo tee -a /etc/subuid /etc/subgid";
+        warning(WHAT, format!("{name} is not in {}", missing.join(" and ")), fix)
+    } else {
+        let fix = format!(
+            "run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+        );
+        warning(WHAT, format!("{name} is not in {}", missing.join(" and ")), fix)
+    }
+}
+
+fn sandbox(trial: &Trial) -> Finding {
+    match &trial.refused {
+        None => good("sandbox", "mounted a binfmt_misc in a user namespace of its own"),
+        Some(why) => bad(
+            "sandbox",
+            why,
+            "look at what is marked above, and for seccomp filters and security modules",
+        ),
+    }
+}
+
+/// Who can run containers, with their versions.
+fn engines() -> Vec<Finding> {
+    let found = |programs: &[&str]| {
+        let versions =
+            programs.iter().filter_map(|program| Some(format!("{program} {}", version(program)?)));
+        versions.collect::<Vec<_>>().join(", ")
+    };
+    let engines = found(&["podman", "buildah", "crio", "docker", "containerd"]);
+    let runtimes = found(&["crun", "runc", "youki"]);
+    vec![
+        if engines.is_empty() {
+            bad("engines", "none was found", "install Podman")
+        } else {
+            good("engines", engines)
+        },
+        if runtimes.is_empty() {
+            bad("runtimes", "none was found", "install crun")
+        } else {
+            good("runtimes", runtimes)
+        },
+    ]
+}
+
+/// What follows "version" in the first line that `PROGRAM --version` prints.
+fn version(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut words = text.lines().next()?.split_whitespace().skip_while(|word| *word != "version");
+    Some(words.nth(1)?.trim_end_matches(',').to_owned())
+}
+
+/// The drop-ins in the directories that Podman reads.
+fn drop_ins(person: &Person) -> Vec<Finding> {
+    const WHAT: &str = "drop-ins";
+    let namings = match containers_conf::namings(Path::new("/"), person.home()) {
+        Ok(namings) => namings,
+        Err(why) => return vec![bad(WHAT, message::line(&why), "mend that file")],
+    };
+    let directories = containers_conf::hook_directories(&namings);
+    let mut findings = Vec::new();
+    let mut usable = Vec::new();
+    for (file, drop_in) in hooks_d::read(&directories) {
+        match drop_in {
+            Ok(drop_in) => usable.push((file, drop_in)),
+            Err(why) => findings.push(bad(
+                WHAT,
+                format!("{}; no container starts with it", message::line(&why)),
+                mend(&file),
+            )),
+        }
+    }
+    findings.push(enabled(&usable, &directories));
+    findings.extend(person.is_root().then(|| precreate(&usable)));
+    findings
+}
+
+fn mend(drop_in: &Path) -> String {
+    if drop_in.file_name().is_some_and(|name| name == OURS || name == OURS_PRECREATE) {
+        "reinstall toolbx-arch, or run: toolbx-arch disable".into()
+    } else {
+        format!("mend or remove {}", drop_in.display())
+    }
+}
+
+/// Whether our hook is on.
+fn enabled(drop_ins: &[(PathBuf, DropIn)], directories: &[PathBuf]) -> Finding {
+    const WHAT: &str = "hook";
+    let ours = |(_, drop_in): &&(PathBuf, DropIn)| {
+        !drop_in.is_off() && (drop_in.is_ours("createRuntime") || drop_in.is_ours("prestart"))
+    };
+    match drop_ins.iter().find(ours) {
+        None => {
+            let directories: Vec<_> =
+                directories.iter().map(|path| path.display().to_string()).collect();
+            let says = format!("no usable drop-in of it in {}", directories.join(", "));
+            bad(WHAT, says, "run: toolbx-arch enable")
+        }
+        Some((file, drop_in)) if drop_in.is_always() => {
+            good(WHAT, format!("on for all containers, by {}", file.display()))
+        }
+        Some((file, _)) => {
+            good(WHAT, format!("on for containers with an annotation, by {}", file.display()))
+        }
+    }
+}
+
+/// Whether root's containers without `--userns` are served.
+fn precreate(drop_ins: &[(PathBuf, DropIn)]) -> Finding {
+    let is_on =
+        |(_, drop_in): &&(PathBuf, DropIn)| !drop_in.is_off() && drop_in.is_ours("precreate");
+    match drop_ins.iter().find(is_on) {
+        Some((file, _)) => good("precreate", format!("on, by {}", file.display())),
+        None => good(
+            "precreate",
+            "off: containers without --userns use the machine's handlers only; to change that, \
+             run: toolbx-arch enable --precreate",
+        ),
+    }
+}
+
+fn security_modules() -> Vec<Finding> {
+    let text = |path: &str| std::fs::read_to_string(path).ok();
+    let selinux = text("/sys/fs/selinux/enforce").map(|enforce| {
+        let mode = if enforce.trim() == "1" { "enforcing" } else { "permissive" };
+        good("SELinux", mode)
+    });
+    let is_on = |enabled: String| enabled.trim() == "Y";
+    let apparmor =
+        text("/sys/module/apparmor/parameters/enabled").filter(|enabled| is_on(enabled.clone()));
+    selinux.into_iter().chain(apparmor.map(|_| good("AppArmor", "enabled"))).collect()
+}
+
+fn log() -> Finding {
+    let sockets = ["/dev/log", "/run/systemd/journal/dev-log"];
+    match sockets.iter().find(|path| Path::new(path).exists()) {
+        Some(path) => good("log", format!("to syslog, by {path}")),
+        None => warning(
+            "log",
+            "no syslog daemon listens, and crun hides why a container was refused",
+            "install one, or use toolbx-arch explain",
+        ),
+    }
+}
+
+fn in_a_container() -> Option<Finding> {
+    let marks = ["/run/.containerenv", "/.dockerenv"];
+    let mark = marks.iter().find(|path| Path::new(path).exists())?;
+    Some(warning(
+        "container",
+        format!("this is one itself ({mark})"),
+        "containers inside take more than this program can see from here",
+    ))
+}
+
+fn policy(caller: Caller) -> Finding {
+    if let Err(why) = Policy::load(caller) {
+        return bad("policy", message::line(&why), "mend that file");
+    }
+    let files = policy::files(caller).into_iter().filter(|path| path.exists());
+    let files: Vec<_> = files.map(|path| path.display().to_string()).collect();
+    good("policy", if files.is_empty() { "built in".into() } else { files.join(", ") })
+}
+
+fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
+    const WHAT: &str = "emulators";
+    let targets = match list::targets(caller) {
+        Ok(targets) => targets,
+        Err(why) => return vec![bad(WHAT, message::line(&why), "mend that")],
+    };
+    let targets: Vec<_> = targets.into_iter().filter(Target::is_used).collect();
+    let mut findings: Vec<_> = targets.iter().filter_map(|target| trouble(target, trial)).collect();
+    let troubled = findings.len();
+    let found = targets.iter().filter(|target| target.emulator.is_ok()).count();
+    if found == 0 && troubled == 0 {
+        let fix = "install the package qemu-user-static (Debian 12, Ubuntu, Fedora) or qemu-user (Debian 13)";
+        return vec![bad(WHAT, "none was found", fix)];
+    }
+    if found > 0 {
+        findings.insert(0, good(WHAT, summary(&targets, trial)));
+    }
+    findings
+}
+
+/// How many, of which version, and whether they were tried.
+fn summary(targets: &[Target], trial: &Trial) -> String {
+    let mut versions: BTreeMap<String, usize> = BTreeMap::new();
+    for emulator in targets.iter().filter_map(|target| target.emulator.as_ref().ok()) {
+        let version = list::version(&emulator.path).unwrap_or_else(|| "of unknown version".into());
+        *versions.entry(version).or_default() += 1;
+    }
+    let versions = versions.iter().map(|(version, count)| format!("{count} static ({version})"));
+    let ran = trial.targets.values().filter(|why| why.is_none()).count();
+    let missing =
+        targets.iter().filter(|target| target.emulator.as_ref().is_err_and(list::is_missing));
+    let missing: Vec<_> = missing.map(|target| target.arch.name).collect();
+    let missing = match missing[..] {
+        [] => String::new(),
+        _ => format!("; none for {}", missing.join(" ")),
+    };
+    format!("{}; {ran} ran a program{missing}", versions.collect::<Vec<_>>().join(", "))
+}
+
+/// What is wrong with an emulator that is there.
+fn trouble(target: &Target, trial: &Trial) -> Option<Finding> {
+    let name = target.arch.name;
+    match &target.emulator {
+        Err(why) if list::is_missing(why) => None,
+        Err(why) => Some(bad("emulators", message::line(why), "see toolbx-arch-policy(5)")),
+        Ok(emulator) => {
+            let why = trial.targets.get(name)?.as_ref()?;
+            let says =
+                format!("{} did not run a program for {name}: {why}", emulator.path.display());
+            Some(bad("emulators", says, "reinstall it, or install another version"))
+        }
+    }
+}
+
+/// What the machine itself has registered.
+fn host_handlers() -> Finding {
+    const WHAT: &str = "host handlers";
+    match Visible::of_the_engine() {
+        None => good(WHAT, "none; containers need none"),
+        Some(Err(why)) => warning(WHAT, message::line(&why), "containers do without"),
+        Some(Ok(visible)) => {
+            let (usable, other): (Vec<_>, Vec<_>) =
+                visible.entries.iter().partition(|entry| entry.works_in_containers());
+            let other = match other.len() {
+                0 => String::new(),
+                n => format!("; {n} without flag F, which containers cannot use"),
+            };
+            good(WHAT, format!("{} that containers can use{other}", usable.len()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_kernels() {
+        for (release, can) in [
+            ("6.6.99", false),
+            ("6.7.0-rc1", true),
+            ("6.18.44-fc-v669", true),
+            ("7.0", true),
+            ("6.7+", true),
+            ("5.15.0-generic", false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(has_own_handlers(release), can, "{release}");
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! `toolbx-arch explain`: why a container or an image is emulated, or is not. Reads only.
+//!
+//! For a running container this is the very plan that the hook would apply now. Of others, whose
+//! files are mounted nowhere and which have no process, the same functions tell as much as can be
+//! known before a start.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+use toolbx_arch::arch::Arch;
+use toolbx_arch::detect;
+use toolbx_arch::emulator;
+use toolbx_arch::hook::{self, Decision, Emulation};
+use toolbx_arch::instance::Visible;
+use toolbx_arch::labels;
+use toolbx_arch::message;
+use toolbx_arch::oci::{self, Bundle, Config, Root, State};
+use toolbx_arch::policy::{self, Policy};
+use toolbx_arch::request::{self, Evidence, Request};
+use toolbx_arch::scope::Scope;
+use toolbx_arch::toolbx;
+use toolbx_arch::trust::Caller;
+
+use crate::args::Explain;
+use crate::podman::{self, GraphDriver};
+use crate::{caller, history, rootfs, terminal};
+
+pub fn run(arguments: &Explain) -> Result<()> {
+    let subject = match (&arguments.bundle, &arguments.name) {
+        (Some(directory), _) => {
+            caller::become_hooks_caller()?;
+            Subject::of_bundle(directory)?
+        }
+        (None, Some(_)) if caller::is_plain_user()? => return Err(again_in_podmans_namespace()),
+        (None, name) => Subject::find(name.as_deref().unwrap_or_default())?,
+    };
+    let explanation = subject.explain()?;
+    if arguments.json {
+        terminal::print_json(&explanation.to_json());
+    } else {
+        terminal::print(&explanation.to_text());
+    }
+    Ok(())
+}
+
+/// Starts over as the root of rootless Podman's user namespace, where the hook of a rootless
+/// container runs. Returns only if that fails.
+fn again_in_podmans_namespace() -> anyhow::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return anyhow!(error).context("find this program"),
+    };
+    let mut command = Command::new("podman");
+    command.arg("unshare").arg(program).args(std::env::args_os().skip(1));
+    anyhow!(command.exec()).context("podman unshare")
+}
+
+/// What is to be explained.
+struct Subject {
+    /// For people, for example `container web (3f2a…), running`.
+    title: String,
+    /// The container's id; none for an image.
+    id: Option<String>,
+    /// Its process, if it runs.
+    pid: Option<i32>,
+    bundle: Bundle,
+    /// Its files, if it does not run.
+    files: Result<OwnedFd>,
+    /// The label `toolbox-arch`, where it is not in the bundle's storage.
+    label: Option<String>,
+    scope: Scope,
+}
+
+impl Subject {
+    fn find(name: &str) -> Result<Self> {
+        if let Some(container) = podman::container(name)? {
+            return Self::of_container(container);
+        }
+        match podman::image(name)? {
+            Some(image) => Self::of_image(name, image),
+            None => bail!("{}", unknown(name)),
+        }
+    }
+
+    fn of_container(container: podman::Container) -> Result<Self> {
+        let bundle = match read_bundle(&container.static_dir) {
+            Ok(Some(bundle)) => bundle,
+            Ok(None) => to_be_made(&container),
+            Err(_) if container.static_dir.as_os_str().is_empty() => bail!(
+                "container {} is half deleted; run: podman rm --force {0}",
+                message::shown(&container.id)
+            ),
+            Err(why) => return Err(why),
+        };
+        let has_own = container.host_config.has_own_user_namespace()
+            || bundle.config.has_own_user_namespace();
+        Ok(Self {
+            title: format!(
+                "container {} ({:.12}), {}",
+                container.name, container.id, container.state.status
+            ),
+            pid: Some(container.state.pid).filter(|pid| *pid > 0),
+            files: files(&container.rootfs, &container.graph_driver),
+            label: None,
+            scope: if has_own { Scope::Private } else { scope_without_namespace()? },
+            id: Some(container.id),
+            bundle,
+        })
+    }
+
+    fn of_image(name: &str, image: podman::Image) -> Result<Self> {
+        let config = image.config;
+        let mut args: Vec<_> =
+            [config.entrypoint, config.cmd].into_iter().flatten().flatten().collect();
+        if args.is_empty() {
+            args.push("/bin/sh".into()); // something has to be run
+        }
+        let command =
+            oci::Command { args, env: config.env.unwrap_or_default(), cwd: config.working_dir };
+        Ok(Self {
+            title: format!("image {name} ({:.12}), declares {}", image.id, image.architecture),
+            id: None,
+            pid: None,
+            bundle: Bundle {
+                path: PathBuf::new(),
+                config: Config { command: Some(command), ..Config::default() },
+            },
+            files: files(Path::new(""), &image.graph_driver),
+            label: image.labels.and_then(|mut labels| labels.remove("toolbox-arch")),
+            scope: scope_without_namespace()?,
+        })
+    }
+
+    fn of_bundle(directory: &Path) -> Result<Self> {
+        let directory = std::path::absolute(directory)?;
+        let bundle = read_bundle(&directory)?.with_context(|| {
+            format!("{} has no config.json, so it is no bundle", directory.display())
+        })?;
+        let files = match bundle.rootfs() {
+            Some(path) => rootfs::open(&path),
+            None => Err(anyhow!("config.json names no rootfs")),
+        };
+        let has_own = bundle.config.has_own_user_namespace();
+        Ok(Self {
+            title: format!("bundle {}", directory.display()),
+            id: None,
+            pid: None,
+            bundle,
+            files,
+            label: None,
+            scope: if has_own { Scope::Private } else { scope_without_namespace()? },
+        })
+    }
+
+    fn explain(self) -> Result<Explanation> {
+        let caller = Caller::current()?;
+        let id = self.id.clone();
+        let title = self.title.clone();
+        let (evidence, notes, outcome) = match self.pid {
+            Some(pid) => self.examine(pid),
+            None => self.foresee(),
+        };
+        let warning = outcome.as_ref().ok().and_then(Outcome::warning);
+        Ok(Explanation {
+            title,
+            evidence,
+            policies: policy::files(caller).into_iter().filter(|file| file.exists()).collect(),
+            outcome,
+            notes: notes.into_iter().chain(warning).collect(),
+            last_start: id.as_deref().map(history::last_start),
+        })
+    }
+
+    /// What the hook would do if the container, which runs, were started now.
+    fn examine(self, pid: i32) -> (Evidence, Vec<String>, Result<Outcome>) {
+        let mut bundle = self.bundle;
+        // As its own processes see it.
+        bundle.config.root = Some(Root { path: "/".into() });
+        let state = State {
+            id: self.id.unwrap_or_default(),
+            pid,
+            bundle: bundle.path.clone(),
+            ..State::default()
+        };
+        let (evidence, decision) = hook::examine(&state, bundle);
+        (evidence, Vec::new(), decision.map(Outcome::from))
+    }
+
+    /// What can be told without a process.
+    fn foresee(self) -> (Evidence, Vec<String>, Result<Outcome>) {
+        let command = self.bundle.config.command.as_ref();
+        let mut notes = Vec::new();
+        let detected = match (self.files, command) {
+            (Ok(files), Some(command)) => detect::detect(files, command),
+            (Err(why), _) => {
+                notes.push(format!("its files cannot be looked at: {}", message::line(&why)));
+                None
+            }
+            (Ok(_), None) => None,
+        };
+        let mut evidence = Evidence {
+            devices: Vec::new(),
+            annotations: self.bundle.config.annotations.clone().unwrap_or_default(),
+            label: self.label,
+            toolbx: command.and_then(toolbx::architecture),
+            detected,
+        };
+        if evidence.label.is_none() {
+            evidence.label = labels::find(&self.bundle.path);
+        }
+        let outcome = foresee(&evidence, self.scope);
+        (evidence, notes, outcome)
+    }
+}
+
+/// The scope of a container that has no user namespace of its own.
+fn scope_without_namespace() -> Result<Scope> {
+    Ok(Scope::without_user_namespace(Caller::current()?))
+}
+
+fn read_bundle(directory: &Path) -> Result<Option<Bundle>> {
+    let config = oci::config_in(directory)?;
+    Ok(config.map(|config| Bundle { path: directory.to_owned(), config }))
+}
+
+/// As far as it is known, the bundle that Podman will make for a container that was never started.
+fn to_be_made(container: &podman::Container) -> Bundle {
+    let args = std::iter::once(&container.path).chain(&container.args).cloned().collect();
+    let config = &container.config;
+    let annotations = config.annotations.clone().unwrap_or_default();
+    let command = oci::Command {
+        args,
+        env: config.env.clone().unwrap_or_default(),
+        cwd: config.working_dir.clone(),
+    };
+    Bundle {
+        path: container.static_dir.clone(),
+        config: Config {
+            command: Some(command),
+            annotations: Some(
+                annotations.into_iter().filter(|(key, _)| request::is_ours(key)).collect(),
+            ),
+            ..Config::default()
+        },
+    }
+}
+
+fn files(rootfs: &Path, layers: &GraphDriver) -> Result<OwnedFd> {
+    if rootfs.as_os_str().is_empty() {
+        rootfs::put_together(&layers.layers())
+    } else {
+        rootfs::open(rootfs)
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let names = podman::names();
+    let nearest = names
+        .iter()
+        .map(|known| (likeness(name, known), known))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let nearest = nearest.map(|(_, known)| format!("did you mean {known}? ")).unwrap_or_default();
+    let whose = match Caller::current() {
+        Ok(Caller::Root) => "an ordinary user's are explained to that user only",
+        _ => "root's are explained by: sudo toolbx-arch explain",
+    };
+    format!(
+        "no container or image of yours is called {}; {nearest}podman ps --all and podman images show \
+         yours, {whose}",
+        message::shown(name)
+    )
+}
+
+/// How much `name` looks like the name of a container or an image, or like the last part of that.
+fn likeness(name: &str, known: &str) -> f64 {
+    let last = known.rsplit('/').next().unwrap_or(known);
+    let untagged = last.split(':').next().unwrap_or(last);
+    let likeness = |known| strsim::jaro_winkler(name, known);
+    likeness(known).max(likeness(last)).max(likeness(untagged))
+}
+
+/// What comes of a start.
+enum Outcome {
+    NotAsked,
+    Off,
+    Native,
+    Left(String),
+    Inherited(Scope),
+    Emulated { scope: Scope, targets: Vec<Target>, warning: Option<String> },
+}
+
+/// A target that is emulated.
+struct Target {
+    arch: &'static Arch,
+    emulator: PathBuf,
+    /// Flags and the place in the container, once that is known.
+    handler: Option<(&'static str, String)>,
+}
+
+impl From<Decision> for Outcome {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::NotAsked => Self::NotAsked,
+            Decision::Off => Self::Off,
+            Decision::Native => Self::Native,
+            Decision::Left(why) => Self::Left(why),
+            Decision::Inherited(scope) => Self::Inherited(scope),
+            Decision::Emulate(plan) => Self::Emulated {
+                scope: plan.container.scope,
+                targets: plan.emulations.iter().map(Target::from).collect(),
+                warning: plan.wish.contradiction,
+            },
+        }
+    }
+}
+
+impl From<&Emulation> for Target {
+    fn from(Emulation { emulator, handler, not_shown }: &Emulation) -> Self {
+        let shown = match not_shown {
+            None => format!("shown at {}", handler.interpreter.display()),
+            Some(why) => format!("not shown: {why}"),
+        };
+        Self {
+            arch: handler.arch,
+            emulator: emulator.path.clone(),
+            handler: Some((handler.flags(), shown)),
+        }
+    }
+}
+
+/// What would be decided for a container in `scope`, as far as its process does not matter.
+fn foresee(evidence: &Evidence, scope: Scope) -> Result<Outcome> {
+    if evidence.need().is_none() {
+        return Ok(Outcome::NotAsked);
+    }
+    let caller = Caller::current()?;
+    let policy = Policy::load(caller)?;
+    let wish = match request::decide(evidence, &policy, Arch::is_native)? {
+        Request::Nothing => return Ok(Outcome::NotAsked),
+        Request::Off => return Ok(Outcome::Off),
+        Request::Native => return Ok(Outcome::Native),
+        Request::Emulate(wish) => wish,
+    };
+    let visible = Visible::of_the_engine().transpose()?;
+    if scope == Scope::Host {
+        return hook::inherit(visible.as_ref(), &wish.targets).map(Outcome::from);
+    }
+    let is_served = visible.is_some_and(|visible| visible.lacks(&wish.targets).is_none());
+    if scope == Scope::Shared && is_served {
+        return Ok(Outcome::Inherited(scope));
+    }
+    let find = |arch: &&'static Arch| -> Result<Target> {
+        let emulator = emulator::find(arch, &policy, caller)?.path;
+        Ok(Target { arch, emulator, handler: None })
+    };
+    let mut targets = Vec::new();
+    for target in wish.targets.iter().map(find) {
+        match target {
+            Err(_) if wish.as_found => {}
+            target => targets.push(target?),
+        }
+    }
+    Ok(Outcome::Emulated { scope, targets, warning: wish.contradiction })
+}
+
+impl Outcome {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::NotAsked => "not asked",
+            Self::Off => "off",
+            Self::Native => "native",
+            Self::Left(_) => "left",
+            Self::Inherited(_) => "inherited",
+            Self::Emulated { .. } => "emulated",
+        }
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        match self {
+            Self::Inherited(scope) | Self::Emulated { scope, .. } => Some(*scope),
+            _ => None,
+        }
+    }
+
+    fn targets(&self) -> &[Target] {
+        if let Self::Emulated { targets, .. } = self { targets } else { &[] }
+    }
+
+    fn warning(&self) -> Option<String> {
+        if let Self::Emulated { warning, .. } = self { warning.clone() } else { None }
+    }
+
+    /// What it means, in a sentence.
+    fn sentence(&self) -> String {
+        match self {
+            Self::NotAsked => {
+                "left alone: nothing asks for another architecture, and no program of \
+                               one was seen"
+                    .to_owned()
+            }
+            Self::Off => "left alone, as it says itself".to_owned(),
+            Self::Native => "left alone: this machine runs what is asked for itself".to_owned(),
+            Self::Left(why) => format!("started without emulation: {why}"),
+            Self::Inherited(scope) => format!(
+                "emulated by handlers that are there already, in scope {}: {}",
+                scope.name(),
+                meaning(*scope)
+            ),
+            Self::Emulated { scope, .. } => {
+                format!("emulated, in scope {}: {}", scope.name(), meaning(*scope))
+            }
+        }
+    }
+}
+
+/// Whose handlers they are.
+fn meaning(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Private => "the handlers are the container's own",
+        Scope::Shared => "the handlers are those of a user namespace that other containers share",
+        Scope::Host => "the handlers are the machine's",
+    }
+}
+
+/// All that is to be told.
+struct Explanation {
+    title: String,
+    evidence: Evidence,
+    /// The policy files that there are.
+    policies: Vec<PathBuf>,
+    outcome: Result<Outcome>,
+    notes: Vec<String>,
+    /// Of a container.
+    last_start: Option<Result<Option<history::Record>>>,
+}
+
+impl Explanation {
+    /// Each source, the one that comes first at the front, and what it says.
+    fn sources(&self) -> Vec<(String, Option<String>)> {
+        let Evidence { annotations, devices: _, label, toolbx, detected } = &self.evidence;
+        let fixed = ["toolbx.arch", "toolbox-arch"];
+        let other = annotations.keys().filter(|key| !fixed.contains(&key.as_str()));
+        let annotation = |key: &str| {
+            (format!("annotation {key}"), annotations.get(key).map(|value| message::shown(value)))
+        };
+        let mut sources: Vec<_> = fixed.iter().map(|key| annotation(key)).collect();
+        sources.extend(other.map(|key| annotation(key)));
+        sources.push(("label toolbox-arch".into(), label.as_deref().map(message::shown)));
+        sources.push(("Toolbx's arguments".into(), toolbx.map(|arch| arch.name.to_owned())));
+        let (what, found) = match detected {
+            None => ("programs", None),
+            Some(found) => (
+                if found.is_first { "first program" } else { "other programs" },
+                Some(format!("{} is for {}", message::path(&found.program), found.arch.name)),
+            ),
+        };
+        sources.push((what.into(), found));
+        sources
+    }
+
+    fn to_text(&self) -> String {
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        let mut rows: Vec<_> = self
+            .sources()
+            .into_iter()
+            .map(|(source, said)| [format!("  {source}"), or_dash(said)])
+            .collect();
+        let policies: Vec<_> =
+            self.policies.iter().map(|path| path.display().to_string()).collect();
+        let policies = if policies.is_empty() { "built in".into() } else { policies.join(", ") };
+        rows.push(["  policy".into(), policies]);
+        let decision = match &self.outcome {
+            Ok(outcome) => outcome.sentence(),
+            Err(why) => format!("refused: {}", message::line(why)),
+        };
+        let targets = self.outcome.iter().flat_map(Outcome::targets).map(Target::to_row);
+        let notes = self.notes.iter().map(|note| format!("  note: {note}\n"));
+        format!(
+            "{}\n{}{decision}\n{}{}{}",
+            self.title,
+            terminal::columns(&rows),
+            terminal::columns(&targets.collect::<Vec<_>>()),
+            notes.collect::<String>(),
+            self.last_start.iter().map(last_start).collect::<String>(),
+        )
+    }
+
+    fn to_json(&self) -> Value {
+        let sources = self.sources().into_iter().map(|(source, said)| (source, json!(said)));
+        let outcome = self.outcome.as_ref();
+        json!({
+            "subject": self.title,
+            "sources": Value::Object(sources.collect()),
+            "detected": self.evidence.detected.as_ref().map(|found| json!({
+                "target": found.arch.name,
+                "program": message::path(&found.program),
+                "first": found.is_first,
+            })),
+            "policy": self.policies.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+            "decision": outcome.map_or("refused", Outcome::name),
+            "why": outcome.map_or_else(message::line, Outcome::sentence),
+            "scope": outcome.ok().and_then(Outcome::scope).map(Scope::name),
+            "targets": outcome.iter().flat_map(|outcome| outcome.targets()).map(Target::to_json)
+                .collect::<Vec<_>>(),
+            "notes": self.notes,
+            "last_start": self.last_start.as_ref().and_then(|last| last.as_ref().ok()?.as_ref())
+                .map(|record| record.fields.clone()),
+        })
+    }
+}
+
+impl Target {
+    fn to_row(&self) -> [String; 3] {
+        let handler = self.handler.as_ref();
+        let handler = handler.map(|(flags, shown)| format!("flags {flags}, {shown}"));
+        let name = format!("  {}", self.arch.name);
+        [name, self.emulator.display().to_string(), handler.unwrap_or_default()]
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "target": self.arch.name,
+            "emulator": self.emulator.display().to_string(),
+            "flags": self.handler.as_ref().map(|(flags, _)| flags),
+        })
+    }
+}
+
+fn last_start(found: &Result<Option<history::Record>>) -> String {
+    match found {
+        Ok(Some(record)) => format!("last start: {}\n", record.to_text()),
+        Ok(None) => "last start: nothing in the log; a container that asks for nothing leaves no \
+                     record\n"
+            .into(),
+        Err(why) => format!("last start: {}\n", message::line(why)),
+    }
+}

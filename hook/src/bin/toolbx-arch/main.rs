@@ -1,0 +1,57 @@
+//! toolbx-arch, the program for people: says whether containers of another architecture work here,
+//! why, and how to mend it. See toolbx-arch(1). What containers need is in the hook alone.
+#![allow(unreachable_pub)] // a program: `pub` says what the other modules may use
+
+mod args;
+mod caller;
+mod cdi;
+mod containers_conf;
+mod doctor;
+mod explain;
+mod history;
+mod hooks_d;
+mod list;
+mod person;
+mod podman;
+mod pull;
+mod rootfs;
+mod short_names;
+mod switch;
+mod terminal;
+mod trial;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use toolbx_arch::message;
+
+use crate::args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("toolbx-arch: error: {}", message::line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what is asked for. Returns the exit status.
+fn run(command: &Command) -> Result<ExitCode> {
+    let done = match command {
+        Command::Doctor(arguments) => return doctor::run(arguments),
+        Command::List(arguments) => list::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Pull(arguments) => pull::run(arguments),
+        Command::Enable(arguments) => switch::enable(arguments),
+        Command::Disable(arguments) => switch::disable(arguments),
+        Command::Cdi(arguments) => cdi::run(arguments),
+        Command::Try => {
+            trial::run();
+            Ok(())
+        }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,75 @@
+//! Who calls.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Whoever calls.
+pub struct Person {
+    uid: u32,
+    /// As in /etc/passwd; the uid where that does not know them.
+    name: String,
+    home: PathBuf,
+}
+
+impl Person {
+    /// Whoever calls. Fails where they have no home directory.
+    pub fn calling() -> Result<Self> {
+        let uid = rustix::process::geteuid().as_raw();
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let name = name_of(uid, &passwd).map_or_else(|| uid.to_string(), str::to_owned);
+        let home = std::env::home_dir().context("HOME names no home directory")?;
+        Ok(Self { uid, name, home })
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+
+    /// Where the configuration of their own containers is; root's is the machine's.
+    pub fn home(&self) -> Option<&Path> {
+        (!self.is_root()).then_some(&self.home)
+    }
+
+    /// The name that counts in /etc/subuid: for root's containers it is Podman's own.
+    pub fn name_in_subuid(&self) -> &str {
+        if self.is_root() { "containers" } else { &self.name }
+    }
+
+    /// Whether the text of /etc/subuid or /etc/subgid gives them a range: subuid(5).
+    pub fn is_in(&self, ranges: &str) -> bool {
+        let uid = self.uid.to_string();
+        ranges
+            .lines()
+            .filter_map(|line| line.split(':').next())
+            .any(|owner| owner == self.name_in_subuid() || !self.is_root() && owner == uid)
+    }
+}
+
+fn name_of(uid: u32, passwd: &str) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_name_and_its_ranges() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nbroken\nann:x:1001:1001::/home/ann:/bin/sh\n";
+        assert_eq!(name_of(1001, passwd), Some("ann"));
+        assert_eq!(name_of(5, passwd), None);
+        let ann = Person { uid: 1001, name: "ann".into(), home: "/home/ann".into() };
+        for (ranges, is_in) in
+            [("ann:1:2\n", true), ("bob:1:2\n1001:1:2\n", true), ("", false), ("anna:1:2", false)]
+        {
+            assert_eq!(ann.is_in(ranges), is_in, "{ranges}");
+        }
+        let root = Person { uid: 0, name: "root".into(), home: "/root".into() };
+        assert!(root.is_in("containers:1:2\n") && !root.is_in("root:1:2\n0:1:2\n"));
+    }
+}

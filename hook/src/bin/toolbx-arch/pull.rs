@@ -1,0 +1,297 @@
+//! `toolbx-arch pull`: gets the variant of an image for another architecture with skopeo, and stores it
+//! beside the native one.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+use toolbx_arch::arch::{self, Arch};
+use toolbx_arch::message;
+
+use crate::args::Pull;
+use crate::podman::said;
+use crate::short_names;
+use crate::terminal;
+
+/// What is to be got, and as what it is to be stored.
+#[derive(Debug, PartialEq, Eq)]
+struct Wish {
+    /// The image, without the architecture at the end of its tag.
+    image: Reference,
+    arch: &'static Arch,
+    /// What it is called here afterwards.
+    stored: String,
+}
+
+/// `NAME[:TAG]` or `NAME@DIGEST`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reference {
+    name: String,
+    /// With its ":" or "@".
+    tag: String,
+}
+
+/// A variant that an image has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Platform {
+    os: String,
+    architecture: String,
+    variant: String,
+}
+
+pub fn run(arguments: &Pull) -> Result<()> {
+    let mut image = Reference::parse(&arguments.image)?;
+    if let Some(full) = short_names::full(&image.name)? {
+        image.name = full;
+    }
+    let wish = Wish::of(&image, arguments)?;
+    let from = format!("docker://{}", wish.image);
+    let tls = format!("--tls-verify={}", arguments.tls_verify);
+    let platform = choose(&variants(&from, &tls)?, wish.arch, &wish.image)?;
+    copy(&from, &wish.stored, &platform, arguments.tls_verify)?;
+    ensure_is_for(&wish)?;
+    terminal::print(&format!("{} is for {}\n", wish.stored, wish.arch.name));
+    Ok(())
+}
+
+impl Wish {
+    fn of(given: &Reference, arguments: &Pull) -> Result<Self> {
+        let (image, suffix) = given.without_suffix();
+        let asked = match &arguments.arch {
+            Some(name) => Some(arch::find(name).with_context(|| arch::unknown(name))?),
+            None => None,
+        };
+        let arch = match (asked, suffix) {
+            (Some(asked), Some((_, suffix))) if asked != suffix => bail!(
+                "{} says that it is for {}, --arch says {}; leave one of them out",
+                arguments.image,
+                suffix.name,
+                asked.name
+            ),
+            (Some(arch), _) | (None, Some((_, arch))) => arch,
+            (None, None) => {
+                bail!("for which architecture? say --arch NAME; toolbx-arch list shows all names")
+            }
+        };
+        let stored = match (&arguments.name, suffix) {
+            (Some(name), _) => Reference::parse(name)?.to_string(),
+            (None, Some(_)) => given.to_string(),
+            (None, None) => {
+                ensure!(
+                    !image.tag.starts_with('@'),
+                    "{image} has no tag that could get the architecture; say --as NAME"
+                );
+                format!("{image}-{}", arch.oci.unwrap_or(arch.name))
+            }
+        };
+        Ok(Self { image, arch, stored })
+    }
+}
+
+impl Reference {
+    /// Understands an image's name; without a tag it gets `:latest`.
+    fn parse(text: &str) -> Result<Self> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@+".contains(c);
+        ensure!(
+            !text.is_empty() && text.chars().all(is_plain) && !text.starts_with('-'),
+            "{} is not the name of an image; write [REGISTRY/]NAME[:TAG]",
+            message::shown(text)
+        );
+        let last = text.rfind('/').map_or(0, |slash| slash + 1);
+        let tag = text.find('@').or_else(|| text[last..].find(':').map(|colon| last + colon));
+        let (name, tag) = tag.map_or((text, ":latest"), |tag| text.split_at(tag));
+        Ok(Self { name: name.to_owned(), tag: tag.to_owned() })
+    }
+
+    /// Without the architecture that its tag ends in, and that; `fedora-toolbox:42-aarch64`.
+    fn without_suffix(&self) -> (Self, Option<(&str, &'static Arch)>) {
+        let found = self.tag.rsplit_once('-').filter(|_| self.tag.starts_with(':'));
+        match found.and_then(|(tag, suffix)| Some((tag, (suffix, arch::find(suffix)?)))) {
+            Some((tag, suffix)) if tag != ":" => {
+                (Self { name: self.name.clone(), tag: tag.to_owned() }, Some(suffix))
+            }
+            _ => (self.clone(), None),
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, self.tag)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slash = if self.variant.is_empty() { "" } else { "/" };
+        write!(f, "{}{slash}{}", self.architecture, self.variant)
+    }
+}
+
+/// The variants that the image has, by its manifest; by its configuration, if it has one only.
+fn variants(from: &str, tls: &str) -> Result<Vec<Platform>> {
+    let manifest = skopeo(&["inspect", "--raw", tls, from])?;
+    let manifest: Value =
+        serde_json::from_slice(&manifest).with_context(|| format!("the manifest of {from}"))?;
+    if let Some(manifests) = manifest["manifests"].as_array() {
+        let platform = |entry: &Value| serde_json::from_value(entry["platform"].clone()).ok();
+        return Ok(manifests.iter().filter_map(platform).collect());
+    }
+    let config = skopeo(&["inspect", "--config", tls, from])?;
+    let platform = serde_json::from_slice(&config);
+    Ok(vec![platform.with_context(|| format!("the configuration of {from}"))?])
+}
+
+/// The variant for `arch`. Where there are several, the newest: they are for the same emulator.
+fn choose(variants: &[Platform], arch: &Arch, image: &Reference) -> Result<Platform> {
+    let is_for = |platform: &&Platform| {
+        let names = [platform.to_string(), platform.architecture.clone()];
+        platform.os == "linux" && names.iter().find_map(|name| arch::find(name)) == Some(arch)
+    };
+    let fitting = variants.iter().filter(is_for).max_by(|a, b| a.variant.cmp(&b.variant));
+    fitting.cloned().with_context(|| {
+        let others = variants.iter().filter(|platform| platform.os == "linux");
+        let others: Vec<_> = others.map(ToString::to_string).collect();
+        format!("{image} has no variant for {}; it has {}", arch.name, others.join(", "))
+    })
+}
+
+/// Lets skopeo copy the image into Podman's storage, and show its progress.
+fn copy(from: &str, stored: &str, platform: &Platform, tls_verify: bool) -> Result<()> {
+    let mut command = Command::new("skopeo");
+    command
+        .args(["copy", "--override-os", "linux", "--override-arch", &platform.architecture])
+        .arg(format!("--src-tls-verify={tls_verify}"));
+    if !platform.variant.is_empty() {
+        command.args(["--override-variant", &platform.variant]);
+    }
+    let status = command.arg(from).arg(format!("containers-storage:{stored}")).status();
+    ensure!(started(status)?.success(), "skopeo could not copy {from}; see above");
+    Ok(())
+}
+
+/// Fails where the programs of what was stored tell something else than was asked for.
+fn ensure_is_for(wish: &Wish) -> Result<()> {
+    let output = Command::new(std::env::current_exe().context("find this program")?)
+        .args(["explain", "--json", "--", &wish.stored])
+        .output()
+        .context("toolbx-arch explain")?;
+    ensure!(output.status.success(), "{}", said(&output));
+    let explained: Value = serde_json::from_slice(&output.stdout)?;
+    let detected = explained["detected"]["target"].as_str();
+    match detected {
+        Some(detected) if detected != wish.arch.name => bail!(
+            "{} is stored, but its programs are for {detected}, whatever it declares; remove it: \
+             podman rmi {0}",
+            wish.stored
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn skopeo(arguments: &[&str]) -> Result<Vec<u8>> {
+    let output: Output = started(Command::new("skopeo").args(arguments).output())?;
+    ensure!(output.status.success(), "skopeo: {}", reason(&output));
+    Ok(output.stdout)
+}
+
+fn started<T>(result: std::io::Result<T>) -> Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("skopeo is not installed; install the package skopeo")
+        }
+        result => result.context("skopeo"),
+    }
+}
+
+/// What skopeo says went wrong: the message of its log line.
+fn reason(output: &Output) -> String {
+    let line = said(output);
+    match line.split_once("msg=\"") {
+        Some((_, message)) => message.trim_end_matches('"').replace("\\\"", "\""),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(
+        image: &str,
+        arch: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<(String, &'static str, String)> {
+        let arguments = Pull {
+            arch: arch.map(str::to_owned),
+            name: name.map(str::to_owned),
+            tls_verify: true,
+            image: image.to_owned(),
+        };
+        let wish = Wish::of(&Reference::parse(image)?, &arguments)?;
+        Ok((wish.image.to_string(), wish.arch.name, wish.stored))
+    }
+
+    #[test]
+    fn the_variant_gets_a_name_of_its_own() {
+        for (image, arch, name, from, target, stored) in [
+            ("x.org/a", Some("arm64"), None, "x.org/a:latest", "aarch64", "x.org/a:latest-arm64"),
+            (
+                "x.org:5000/a:1",
+                Some("s390x"),
+                None,
+                "x.org:5000/a:1",
+                "s390x",
+                "x.org:5000/a:1-s390x",
+            ),
+            ("a:42-aarch64", None, None, "a:42", "aarch64", "a:42-aarch64"),
+            ("a:42-aarch64", Some("arm64"), None, "a:42", "aarch64", "a:42-aarch64"),
+            ("a:42-rc1", Some("arm/v7"), None, "a:42-rc1", "arm", "a:42-rc1-arm"),
+            ("a@sha256:00", Some("arm64"), Some("b"), "a@sha256:00", "aarch64", "b:latest"),
+        ] {
+            let expected = (from.to_owned(), target, stored.to_owned());
+            assert_eq!(wish(image, arch, name).unwrap(), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (image, arch, said) in [
+            ("a:1-s390x", Some("arm64"), "leave one of them out"),
+            ("a", None, "say --arch"),
+            ("a", Some("arm65"), "did you mean"),
+            ("a@sha256:00", Some("arm64"), "say --as"),
+            ("a b", Some("arm64"), "not the name of an image"),
+            ("--all", Some("arm64"), "not the name of an image"),
+            ("", Some("arm64"), "not the name of an image"),
+        ] {
+            let error = format!("{:#}", wish(image, arch, None).unwrap_err());
+            assert!(error.contains(said), "{image}: {error}");
+        }
+    }
+
+    #[test]
+    fn chooses_the_newest_variant_that_fits() {
+        let platform = |architecture: &str, variant: &str| Platform {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+        };
+        let variants = [
+            platform("arm", "v5"),
+            platform("arm", "v7"),
+            platform("arm64", "v8"),
+            Platform { os: "windows".into(), ..platform("s390x", "") },
+        ];
+        let image = Reference::parse("a").unwrap();
+        let choose = |name| choose(&variants, arch::find(name).unwrap(), &image);
+        assert_eq!(choose("arm").unwrap(), platform("arm", "v7"));
+        assert_eq!(choose("arm64").unwrap(), platform("arm64", "v8"));
+        let error = choose("s390x").unwrap_err().to_string();
+        assert_eq!(error, "a:latest has no variant for s390x; it has arm/v5, arm/v7, arm64/v8");
+    }
+}

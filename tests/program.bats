@@ -1,0 +1,410 @@
+# toolbx-arch, the program for people.
+bats_require_minimum_version 1.5.0
+load helpers
+
+arm=localhost/busybox:arm64
+hook=/usr/libexec/oci/hooks.d/toolbx-arch-hook
+drop_in=/usr/share/containers/oci/hooks.d/50-toolbx-arch.json
+
+# The last command run printed JSON for which this holds.
+holds() { # jq-filter
+    jq -e "$1" >/dev/null <<<"$output" || fail "not so: $1" "$output" "${stderr:-}"
+}
+
+# doctor, as root and as alice, says this of a check, in a line and in JSON, and its status tells.
+diagnoses() { # check status part-of-what-it-says…
+    local caller part
+    for caller in "" alice; do
+        run $caller toolbx-arch doctor --json
+        case $2 in
+        error) [ "$status" = 2 ] || fail "status $status" "$output" ;;
+        warning) [ "$status" != 0 ] || fail "status 0" "$output" ;;
+        esac
+        for part in "${@:3}"; do
+            jq -e --arg check "$1" --arg status "$2" --arg part "$part" 'any(.[];
+                .check == $check and .status == $status and (.says + "; " + .fix | contains($part)))' \
+                >/dev/null <<<"$output" || fail "$1 does not say $2: $part" "$output"
+        done
+    done
+}
+
+explains() { # engine arguments… : as that engine's user
+    local caller=
+    [ "$1" = as_root ] || caller=alice
+    run --separate-stderr $caller toolbx-arch explain "${@:2}"
+}
+
+@test "doctor finds nothing wrong, and tries every emulator" {
+    local caller
+    for caller in "" alice; do
+        run --separate-stderr $caller toolbx-arch doctor --json
+        [ "$status" -le 1 ] || fail "$output" "$stderr" # this machine may be a container itself
+        holds 'all(.[]; .status == "ok" or .check == "container")'
+        for check in kernel binfmt_misc sandbox engines runtimes hook policy emulators log; do
+            holds "any(.[]; .check == \"$check\")"
+        done
+        holds '.[] | select(.check == "emulators").says | test("^(?<n>[0-9]+) static \\([0-9.]+\\); \\k<n> ran a program$")'
+        run $caller toolbx-arch doctor
+        [[ "${lines[0]}" == "✓ kernel "* && "$output" != *$'\e'* ]] || fail "$output"
+    done
+}
+
+@test "doctor: colour on a terminal only, and not if NO_COLOR says so" {
+    run script --quiet --return --command "toolbx-arch doctor" /dev/null
+    [[ "$output" == *$'\e[32m✓\e[m kernel'* ]] || fail "$output"
+    NO_COLOR=1 run script --quiet --return --command "toolbx-arch doctor" /dev/null
+    [[ "$output" == *"✓ kernel"* && "$output" != *$'\e'* ]] || fail "$output"
+    toolbx-arch doctor | true
+    [ "${PIPESTATUS[0]}" -le 1 ]
+    [ "$(toolbx-arch list 2>&1 >&- | wc -c)" = 0 ] # a closed standard output
+}
+
+@test "doctor and explain name what is broken: the emulator" {
+    as_root create --name victim --userns=auto $arm true >/dev/null
+    as_alice create --name victim $arm true >/dev/null
+    local qemu=/usr/bin/qemu-aarch64-static caller broken said
+    cp --preserve $qemu "$RUN/qemu"
+    while IFS=';' read -r broken said; do
+        eval "$broken"
+        if [[ $broken = rm* ]]; then
+            run toolbx-arch doctor --json
+            holds 'any(.[]; .check == "emulators" and (.says | contains("none for aarch64")))'
+        else
+            diagnoses emulators error "$said"
+        fi
+        for caller in as_root as_alice; do
+            explains $caller victim
+            [[ "$status" = 0 && "$output" == *"refused: "*"$said"* ]] || fail "$broken" "$output" "$stderr"
+        done
+        rm -f $qemu
+        cp --preserve "$RUN/qemu" $qemu
+    done <<END
+rm $qemu;no emulator for aarch64
+cp --preserve /usr/bin/bash $qemu;is linked dynamically
+chmod o+w $qemu;may be written by others
+chmod a-x $qemu;is not executable
+truncate --size 20 $qemu;is not a program
+END
+    # It looks as it should, and does not run.
+    cp $hook $qemu
+    diagnoses emulators error "did not run a program for aarch64: its program ended with exit status: 2"
+    rm $qemu
+    cp --preserve "$RUN/qemu" $qemu
+    rm "$RUN/qemu"
+}
+
+@test "doctor and explain name what is broken: the policy, the hook, its drop-in" {
+    as_alice create --name victim $arm true >/dev/null
+    mkdir -p /etc/toolbx-arch
+    echo '{"inject": 1}' >/etc/toolbx-arch/policy.json
+    diagnoses policy error "/etc/toolbx-arch/policy.json:1: key \"inject\""
+    explains as_alice victim
+    [[ "$output" == *'refused: '*'/etc/toolbx-arch/policy.json:1: key "inject"'* ]] || fail "$output"
+    rm -r /etc/toolbx-arch
+
+    mv $hook "$RUN/hook"
+    diagnoses drop-ins error "$drop_in: its hook $hook" "reinstall toolbx-arch"
+    diagnoses hook error "no usable drop-in"
+    run -1 toolbx-arch enable --annotation-only
+    refused "would stop every container; install toolbx-arch"
+    mv "$RUN/hook" $hook
+
+    mv $drop_in "$RUN/drop-in"
+    diagnoses hook error "run: toolbx-arch enable"
+    echo '{"hook": {"path": "/usr/bin/true"}, "stages": ["createrun"]}' >${drop_in%/*}/other.json
+    diagnoses drop-ins error "other.json: there is no stage createrun; no container starts with it" "mend or remove"
+    echo '{' >${drop_in%/*}/other.json
+    diagnoses drop-ins error "other.json is no drop-in"
+    rm ${drop_in%/*}/other.json
+    mv "$RUN/drop-in" $drop_in
+
+    mkdir -p /etc/containers/containers.conf.d
+    echo '[engine' >/etc/containers/containers.conf.d/broken.conf
+    diagnoses drop-ins error "containers.conf.d/broken.conf"
+}
+
+@test "doctor names what is broken: no user namespaces, no ids, no log, no engine" {
+    run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch doctor --json
+    [ "$status" = 2 ] || fail "$status $output" "$stderr"
+    holds 'any(.[]; .check == "sandbox" and .status == "error" and (.says | contains("fsopen binfmt_misc")))'
+    sed -i.kept /alice/d /etc/subgid
+    run alice toolbx-arch doctor
+    [ "$status" = 1 ]
+    [[ "$output" == *"! subuid, subgid   alice is not in /etc/subgid; run: sudo usermod --add-subuids"* ]] || fail "$output"
+    mv /etc/subgid.kept /etc/subgid
+    mv /run/systemd/journal/dev-log{,.away}
+    diagnoses log warning "no syslog daemon listens"
+    mv /run/systemd/journal/dev-log{.away,}
+    mkdir -p "$RUN/bin"
+    ln -sf "$(command -v toolbx-arch)" "$RUN/bin"
+    PATH=$RUN/bin run toolbx-arch doctor
+    [ "$status" = 2 ]
+    [[ "$output" == *"✗ engines          none was found; install Podman"*"✗ runtimes         none was found; install crun"* ]] || fail "$output"
+    PATH=$RUN/bin run toolbx-arch explain x
+    [[ "$status" = 1 && "$output" == *"Podman is not installed; toolbx-arch explain --bundle DIR does without"* ]] || fail "$output"
+}
+
+@test "list: emulators, versions, host handlers" {
+    run toolbx-arch list
+    [ "${#lines[@]}" = 35 ] || fail "$output"
+    [[ "$output" == *$'\naarch64 '*" /usr/bin/qemu-aarch64-static "*" arm64 arm64/v8"* ]] || fail "$output"
+    run --separate-stderr alice toolbx-arch list --json arm64 x86_64
+    holds 'map(.target) == ["x86_64", "aarch64"] and .[0].native and (.[1].emulator.version | test("^[0-9.]+$"))'
+    holds '.[1] | .allowed and .problem == null and .host_handler == null'
+    run --separate-stderr -1 toolbx-arch list amr64
+    [[ "$stderr" == *"did you mean arm64"* ]]
+    mkdir -p /etc/toolbx-arch
+    echo '{"architectures": ["s390x"], "emulator_directories": ["/nowhere"]}' >/etc/toolbx-arch/policy.json
+    run toolbx-arch list --json s390x arm64
+    holds '.[0].emulator == null and (.[0].problem | contains("no emulator for s390x")) and .[1].allowed == false'
+}
+
+@test "explain: a running container, by the very plan" {
+    local engine
+    for engine in as_root as_alice; do
+        local userns=--userns=keep-id
+        [ $engine != as_root ] || userns=--userns=auto
+        $engine run --detach --name web $userns --network none $arm sleep 100 >/dev/null
+        explains $engine web
+        [ "$status" = 0 ] || fail "$stderr"
+        [[ "$output" == "container web ("*"), running"* ]] || fail "$output"
+        [[ "$output" == *"first program "*"/bin/sleep is for aarch64"* ]] || fail "$output"
+        [[ "$output" == *"emulated, in scope private"*"flags OPFC, shown at /dev/.toolbx-arch/usr/bin/"* ]] || fail "$output"
+        explains $engine --json web
+        holds '.decision == "emulated" and .scope == "private" and .targets == [{"target": "aarch64", "emulator": "/usr/bin/qemu-aarch64-static", "flags": "OPFC"}]'
+        holds '.detected == {"target": "aarch64", "program": "/bin/sleep", "first": true}'
+        # It changed nothing.
+        run --separate-stderr $engine exec web uname -m
+        prints aarch64
+        ! $engine diff web | grep toolbx
+    done
+}
+
+@test "explain: containers that do not run, and images" {
+    as_alice create --name asked --annotation toolbx.arch=s390x $arm true >/dev/null
+    explains as_alice --json asked
+    holds '.decision == "emulated" and .scope == "shared" and (.targets | map(.target)) == ["s390x", "aarch64"]'
+    holds '.sources["annotation toolbx.arch"] == "\"s390x\"" and (.notes[0] | contains("not asked for"))'
+    as_alice run --name done localhost/busybox:amd64 true
+    explains as_alice done
+    [[ "$output" == *"), exited"*"first program "*"is for x86_64"*"left alone: nothing asks"* ]] || fail "$output"
+    as_alice create --name wrong --annotation toolbx.arch=arm65 $arm true >/dev/null
+    explains as_alice wrong
+    [[ "$output" == *'refused: '*'unknown architecture "arm65"; did you mean arm64?'* ]] || fail "$output"
+    as_root create --name plain $arm true >/dev/null
+    explains as_root plain
+    [[ "$output" == *"refused: "*"would be registered for the whole machine"* ]] || fail "$output"
+    as_alice create --name files --rootfs "$RUN/rootfs" true >/dev/null
+    explains as_alice files
+    [[ "$output" == *"is for aarch64"*"emulated, in scope shared"* ]] || fail "$output"
+    explains as_alice $arm
+    [[ "$output" == "image $arm ("*"declares amd64"*"/bin/sh is for aarch64"*"emulated"* ]] || fail "$output" "$stderr"
+}
+
+@test "explain: what the hook did at the last start" {
+    mount -t tmpfs log /var/log # the laboratory's own
+    explains as_alice $arm
+    [[ "$output" != *"last start"* ]]
+    as_alice create --name late --annotation toolbx.arch=s390x $arm true >/dev/null
+    explains as_alice late
+    [[ "$output" == *"last start: the log cannot be read"* ]] || fail "$output"
+    as_alice start --attach late
+    until [ -s /run/log.records ]; do :; done
+    sed 's/^<[0-9]*>/Nov 21 19:00:00 host /' /run/log.records >/var/log/syslog
+    chmod 644 /var/log/syslog
+    explains as_alice late
+    [[ "$output" == *"last start: Nov 21 19:00:00 host emulated: /bin/true is for aarch64, which was not asked for"* ]] || fail "$output"
+    explains as_alice --json late
+    holds '.last_start.decision == "emulated"'
+    umount /var/log
+}
+
+@test "explain: what is not there, not ours, or no bundle" {
+    as_alice create --name hers $arm true >/dev/null
+    explains as_alice busybo
+    [[ "$status" = 1 && "$stderr" == *'no container or image of yours is called "busybo"; did you mean localhost/busybox:'* ]] || fail "$stderr"
+    explains as_root hers
+    [[ "$status" = 1 && "$stderr" == *"an ordinary user's are explained to that user only"* ]] || fail "$stderr"
+    explains as_alice $'\e[31m'
+    [[ "$status" = 1 && "$stderr" != *$'\e'* ]] || fail "$stderr"
+    explains as_root --bundle /etc
+    [[ "$status" = 1 && "$stderr" == *"/etc has no config.json, so it is no bundle"* ]] || fail "$stderr"
+    explains as_root --bundle /etc/passwd
+    [ "$status" = 1 ] || fail "$output"
+    explains as_root
+    [ "$status" = 2 ]
+    mkdir -p "$RUN/bundle"
+    ln -sfn "$RUN/rootfs" "$RUN/bundle/rootfs"
+    echo '{"root": {"path": "rootfs"}, "process": {"args": ["sh"]}, "linux": {"namespaces": [{"type": "user"}]}}' \
+        >"$RUN/bundle/config.json"
+    explains as_alice --bundle "$RUN/bundle"
+    [[ "$status" = 0 && "$output" == *"emulated, in scope private"* ]] || fail "$output" "$stderr"
+}
+
+@test "enable and disable: for a user, and back to where it was" {
+    local before
+    before=$(alice find /home/alice/.config 2>/dev/null | sort)
+    run alice toolbx-arch enable
+    prints "Nothing is to be changed."
+    run alice toolbx-arch enable --annotation-only --dry-run
+    [[ "${lines[0]}" == "would write /home/alice/.config/toolbx-arch/hooks.d/50-toolbx-arch.json:" ]] || fail "$output"
+    [ "$(alice find /home/alice/.config 2>/dev/null | sort)" = "$before" ]
+
+    alice toolbx-arch enable --annotation-only
+    run alice toolbx-arch enable --annotation-only
+    prints "Nothing is to be changed."
+    run as_alice run --rm $arm uname -m
+    [ "$status" != 0 ] || fail "$output"
+    run --separate-stderr as_alice run --rm --annotation toolbx.arch=arm64 $arm uname -m
+    prints aarch64
+
+    alice toolbx-arch disable
+    run as_alice run --rm --annotation toolbx.arch=arm64 $arm uname -m
+    [ "$status" != 0 ] || fail "$output"
+    run --separate-stderr as_alice run --rm localhost/busybox:amd64 uname -m
+    prints x86_64
+    run alice toolbx-arch doctor
+    [[ "$status" = 2 && "$output" == *"✗ hook "* ]] || fail "$output"
+
+    alice toolbx-arch enable
+    run --separate-stderr as_alice run --rm $arm uname -m
+    prints aarch64
+    [ -z "$(alice find /home/alice/.config -type f)" ]
+    [ ! -e /home/alice/.config/toolbx-arch ]
+}
+
+@test "enable and disable: for everybody, with precreate" {
+    local userns=
+    [ "$RUNTIME" = crun ] || userns="--annotation toolbx.arch.userns=private"
+    mkdir -p /etc/containers/containers.conf.d
+    printf '# kept\n[engine]\nhooks_dir = ["/usr/share/containers/oci/hooks.d", "/nowhere"] # kept\n' \
+        >/etc/containers/containers.conf.d/10-mine.conf
+    cp /etc/containers/containers.conf.d/10-mine.conf "$RUN/mine.conf"
+    toolbx-arch enable --precreate
+    grep -q '"/nowhere", "/etc/toolbx-arch/hooks.d"' /etc/containers/containers.conf.d/50-toolbx-arch.conf
+    run --separate-stderr as_root run --rm --network none $userns $arm uname -m
+    prints aarch64
+    run toolbx-arch doctor --json
+    holds 'any(.[]; .check == "precreate" and (.says | startswith("on, by /etc/toolbx-arch")))'
+    toolbx-arch disable
+    run as_root run --rm --network none --userns=auto $arm uname -m
+    [ "$status" != 0 ] || fail "$output"
+    toolbx-arch enable
+    diff /etc/containers/containers.conf.d/10-mine.conf "$RUN/mine.conf"
+    [ "$(ls /etc/containers/containers.conf.d)" = 10-mine.conf ]
+    [ ! -e /etc/toolbx-arch ]
+
+    # Read later than ours, and it names no directory of ours.
+    printf '[engine]\nhooks_dir = ["/usr/share/containers/oci/hooks.d"]\n' >/etc/containers/containers.conf.d/99.conf
+    run -1 toolbx-arch enable --precreate
+    refused "99.conf names hooks_dir, and is read after ours; add /etc/toolbx-arch/hooks.d to it"
+    [ ! -e /etc/toolbx-arch ]
+}
+
+@test "enable: who may not, and two at once" {
+    run -1 alice toolbx-arch enable --system
+    refused "run it with sudo, or with --user"
+    run -1 toolbx-arch enable --user
+    refused "run it without --user"
+    run -2 toolbx-arch enable --auto --annotation-only
+    chmod 500 /home/alice
+    run -1 alice toolbx-arch enable --annotation-only
+    refused "mkdir /home/alice/.config/toolbx-arch/hooks.d: EACCES"
+    chmod 700 /home/alice
+    local i pids=()
+    for i in {1..10}; do
+        toolbx-arch enable --annotation-only >/dev/null &
+        pids+=($!)
+        toolbx-arch disable >/dev/null &
+        pids+=($!)
+    done
+    for i in "${pids[@]}"; do wait "$i"; done
+    toolbx-arch enable --annotation-only
+    run --separate-stderr as_root run --rm --userns=auto --annotation toolbx.arch=arm64 $arm uname -m
+    prints aarch64
+    toolbx-arch enable
+    [ ! -e /etc/toolbx-arch ]
+}
+
+@test "cdi: a device for each target, alone and beside the drop-in" {
+    local engine userns
+    run --separate-stderr toolbx-arch cdi
+    holds '.kind == "toolbx.dev/arch" and ([.devices[].name] | index("arm64") and index("s390x") and (index("amd64") | not))'
+    toolbx-arch cdi --install
+    for engine in as_root as_alice; do
+        userns=--userns=keep-id
+        [ $engine != as_root ] || userns=--userns=auto
+        # Both the drop-in and the device have the hook called.
+        run --separate-stderr $engine run --rm $userns --device toolbx.dev/arch=arm64 $arm uname -m
+        prints aarch64
+        grep -q '"CDI device":"aarch64"' /run/log.records # runtimes order hooks differently
+        # The device alone; and two for a native image.
+        run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns --device toolbx.dev/arch=arm64 $arm uname -m
+        prints aarch64
+        run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns --device toolbx.dev/arch=arm64 \
+            --device toolbx.dev/arch=s390x localhost/busybox:amd64 ls /proc/sys/fs/binfmt_misc
+        [[ "$output" == *toolbx-arch-aarch64*toolbx-arch-s390x* ]] || fail "$output" "$stderr"
+        run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns $arm uname -m
+        [ "$status" != 0 ]
+    done
+    toolbx-arch cdi --remove
+    [ ! -e /etc/cdi/toolbx-arch.json ]
+    run -1 toolbx-arch cdi --remove
+    run -1 alice toolbx-arch cdi --install
+    refused "/etc/cdi"
+}
+
+@test "pull: the variant, beside the native one" {
+    local multi=127.0.0.1:5000/multi caller engine
+    for engine in as_root as_alice; do
+        caller=alice
+        [ $engine = as_alice ] || caller=
+        run --separate-stderr $caller toolbx-arch pull --tls-verify=false --arch arm64 $multi
+        [ "$status" = 0 ] || fail "$output" "$stderr"
+        [ "${lines[-1]}" = "$multi:latest-arm64 is for aarch64" ] || fail "$output"
+        run --separate-stderr $engine run --rm --network none --userns= "$multi:latest-arm64" true
+        run --separate-stderr $caller toolbx-arch pull --tls-verify=false --as other:x $multi:latest-armv7l
+        [ "$status" = 0 ] || fail "$output" "$stderr"
+        $engine image inspect --format '{{.Architecture}}' localhost/other:x docker.io/library/other:x 2>/dev/null | grep -qx arm
+    done
+    run --separate-stderr as_alice run --rm "$multi:latest-arm64" uname -m
+    prints aarch64
+}
+
+@test "pull: what cannot be had" {
+    local multi=127.0.0.1:5000/multi
+    run -1 toolbx-arch pull --tls-verify=false --arch riscv64 $multi
+    refused "$multi:latest has no variant for riscv64; it has amd64, arm64/v8, arm/v7, ppc64le, s390x"
+    run -1 toolbx-arch pull --tls-verify=false --arch arm64 127.0.0.1:5000/nothing
+    refused "skopeo: " "nothing"
+    run -1 toolbx-arch pull --arch s390x $multi:1-aarch64
+    refused "leave one of them out"
+    run -1 toolbx-arch pull $multi
+    refused "say --arch NAME"
+    # It declares what it is not.
+    as_root import --quiet --os linux --arch arm64 "$IMAGES/busybox-s390x.tar" 127.0.0.1:5000/lie >/dev/null 2>&1
+    as_root push --quiet --tls-verify=false 127.0.0.1:5000/lie
+    run -1 toolbx-arch pull --tls-verify=false --arch arm64 127.0.0.1:5000/lie
+    refused "its programs are for s390x, whatever it declares; remove it: podman rmi 127.0.0.1:5000/lie:latest-arm64"
+    PATH=$RUN/nowhere run -1 "$(command -v toolbx-arch)" pull --arch arm64 $multi
+    refused "skopeo is not installed"
+}
+
+@test "help fits a screen, everything has some, and typos are understood" {
+    local command
+    run --separate-stderr toolbx-arch --help
+    [[ "$status" = 0 && "${#lines[@]}" -le 30 && "$output" == *Examples:* ]] || fail "$output"
+    for command in doctor list explain pull enable disable cdi; do
+        run --separate-stderr toolbx-arch $command --help
+        [[ "$status" = 0 && -z "$stderr" ]]
+        [ -e "/usr/share/man/man1/toolbx-arch-$command.1" ]
+        grep -q "$command" /usr/share/bash-completion/completions/toolbx-arch \
+            /usr/share/zsh/site-functions/_toolbx-arch /usr/share/fish/vendor_completions.d/toolbx-arch.fish
+    done
+    run --separate-stderr -2 toolbx-arch doctr
+    [[ "$stderr" == *"similar subcommand"*doctor* ]] || fail "$stderr"
+    run --separate-stderr -2 toolbx-arch
+    run --separate-stderr toolbx-arch --version
+    [[ "$output" == "toolbx-arch "[0-9]* ]] || fail "$output"
+    bash -c 'source /usr/share/bash-completion/completions/toolbx-arch; complete -p toolbx-arch' >/dev/null
+}
