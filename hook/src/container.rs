@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::emulator::Emulator;
 use crate::message::Call;
-use crate::mountinfo::{self, Mount, is_shared, mount_id};
+use crate::mountinfo::{Mount, is_shared, mount_id};
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
@@ -301,17 +301,17 @@ fn emulator_place(
     }
 }
 
-/// Whether `dev` is a whole tmpfs that exists in the container's mounts only, and passes nothing on
-/// to others. Anything else is the host's, a volume, or the image.
+/// Whether `dev` is the tmpfs that the runtime has mounted there, and passes nothing on to others.
+/// Anything else is the host's, a volume, or the image.
+///
+/// The runtime mounts it on the rootfs itself. What was there before would be what it is mounted on,
+/// and what came after is mounted on it: neither has the rootfs for its parent.
 fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &str) -> Result<bool> {
-    let device = rustix::fs::fstat(dev).call(|| "fstat dev".into())?.st_dev;
-    let ours = mountinfo::own()?;
     let mount = Mount::find(mounts, mount_id(dev)?)?;
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
-        && mount_id(dev)? != mount_id(rootfs)?
+        && mount.parent == mount_id(rootfs)?
         && mount.root == "/"
-        && !mount.shared
-        && !ours.lines().any(|line| Mount::parse(line).is_none_or(|m| m.device == device)))
+        && !mount.shared)
 }
 
 /// Opens `path` below `dir` as a mere location.

@@ -62,8 +62,8 @@ fn unescaped(path: &str) -> PathBuf {
 pub struct Mount<'a> {
     /// Its number.
     pub id: u64,
-    /// Of its file system.
-    pub device: u64,
+    /// The number of the mount that it is mounted on.
+    pub parent: u64,
     /// Which directory of the file system is mounted.
     pub root: &'a str,
     /// Where it is mounted, as mountinfo writes it.
@@ -78,13 +78,12 @@ impl<'a> Mount<'a> {
     pub fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(' ');
         let id = fields.next()?.parse().ok()?;
-        let (major, minor) = fields.nth(1)?.split_once(':')?;
-        let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-        let (root, point) = (fields.next()?, fields.next()?);
+        let parent = fields.next()?.parse().ok()?;
+        let (root, point) = (fields.nth(1)?, fields.next()?);
         // Behind the options, optional fields up to a lone "-".
         let shared =
             fields.skip(1).take_while(|field| *field != "-").any(|f| f.starts_with("shared:"));
-        Some(Self { id, device, root, point, shared })
+        Some(Self { id, parent, root, point, shared })
     }
 
     /// Where it is mounted, as seen by the process whose mountinfo it is.
@@ -122,7 +121,7 @@ broken
         }
         assert_eq!(Mount::find(mountinfo, 24).unwrap().root, "/a");
         assert_eq!(Mount::find(mountinfo, 24).unwrap().path(), Path::new("/shared:9"));
-        assert_eq!(Mount::find(mountinfo, 25).unwrap().device, 0xfe18);
+        assert_eq!(Mount::find(mountinfo, 25).unwrap().parent, 1);
         assert!(Mount::find(mountinfo, 2).is_err());
     }
 
