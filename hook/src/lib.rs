@@ -29,5 +29,6 @@ pub mod prepared;
 pub mod request;
 pub mod sandbox;
 pub mod scope;
+pub mod sqlite;
 pub mod toolbx;
 pub mod trust;
