@@ -1,10 +1,10 @@
 //! toolbx-arch makes containers of another CPU architecture simply run.
 //!
-//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`,
-//! `detect`, `policy`, `request`, `container`, `scope`, `emulator` and `trust`; [`network`],
-//! [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt`
-//! and `message` are used by all of them. [`precreate`] is Podman's earlier stage, which only
-//! rewrites a config.json, with [`json`] and [`devices`].
+//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`
+//! and [`sqlite`], `detect`, `policy`, `request`, `container`, `scope`, `emulator` and `trust`;
+//! [`network`], [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`],
+//! `elf`, `binfmt` and `message` are used by all of them. [`precreate`] is Podman's earlier stage,
+//! which only rewrites a config.json, with [`json`] and [`devices`].
 
 pub mod arch;
 pub mod binfmt;

@@ -10,9 +10,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy)]
@@ -25,19 +25,29 @@ pub struct Query<'a> {
     pub column: &'a str,
 }
 
+/// How long a writer is waited for. Transactions of Podman take some milliseconds, most of them spent
+/// waiting for the disk.
+const PATIENCE: Duration = Duration::from_millis(15);
+/// Between two transactions there may be less than a millisecond.
+const PAUSE: Duration = Duration::from_micros(250);
+
 /// The value, a TEXT or a BLOB, that `query` finds in the database `file`, which was opened at `path`.
 ///
-/// `None` also where somebody is writing, for longer than 15 milliseconds, and where what was written
+/// `None` also where others keep writing for longer than 15 milliseconds, and where what was written
 /// last is in a write-ahead log.
 #[must_use]
 pub fn find(file: &File, path: &Path, query: Query) -> Option<Vec<u8>> {
-    let pauses = [0, 1, 2, 4, 8].into_iter().map(Duration::from_millis);
-    find_after(pauses, file, path, query)
+    let start = Instant::now();
+    let wait = || {
+        thread::sleep(PAUSE);
+        start.elapsed() < PATIENCE
+    };
+    find_while(wait, file, path, query)
 }
 
-/// Tries once after each of `pauses`, until nobody writes meanwhile.
-fn find_after(
-    pauses: impl Iterator<Item = Duration>,
+/// Looks until nobody writes meanwhile, or `wait` has no more patience.
+fn find_while(
+    mut wait: impl FnMut() -> bool,
     file: &File,
     path: &Path,
     query: Query,
@@ -46,33 +56,51 @@ fn find_after(
     if !path.symlink_metadata().ok()?.is_file() {
         return None;
     }
-    for pause in pauses {
-        thread::sleep(pause);
+    let (journal, log) = (beside(path, "-journal"), beside(path, "-wal"));
+    loop {
         let header = Header::read(file)?;
         // Such a log lasts for as long as the engine runs.
-        if header.may_have_log() && has_content(path, "-wal") {
+        if header.may_have_log() && size(&log) > 0 {
             return None;
         }
-        // There is a rollback journal before the first page is written. It goes after the last one,
-        // when the change counter in the header has moved (§ 1.3.6, § 3).
-        if has_content(path, "-journal") {
-            continue;
+        // Whoever writes has a journal before, and has moved the header's change counter when it is
+        // gone (§ 1.3.6, § 3).
+        if !is_in_use(&journal) {
+            let found = Database::new(file, &header)?.find(query);
+            if !is_in_use(&journal) && Header::read(file)? == header {
+                return found;
+            }
         }
-        let found = Database::new(file, &header)?.find(query);
-        if !has_content(path, "-journal") && Header::read(file)? == header {
-            return found;
+        if !wait() {
+            return None;
         }
     }
-    None
 }
 
-/// Whether the database at `path` has a journal with this `suffix`. An empty one counts as none.
-fn has_content(path: &Path, suffix: &str) -> bool {
-    let mut journal = OsString::from(path);
-    journal.push(suffix);
-    match std::fs::symlink_metadata(journal) {
-        Ok(found) => found.len() > 0,
-        Err(error) => error.kind() != ErrorKind::NotFound,
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// How large a journal is; 0 if there is none, `u64::MAX` for what cannot be one.
+fn size(journal: &Path) -> u64 {
+    match journal.symlink_metadata() {
+        Ok(found) if found.is_file() => found.len(),
+        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        _ => u64::MAX,
+    }
+}
+
+/// Whether pages may have been written that this rollback journal is to restore. Its count of pages
+/// (§ 3) stays zero until they are on the disk.
+fn is_in_use(journal: &Path) -> bool {
+    let mut start = [0; 12];
+    let is_begun = |file: File| file.read_exact_at(&mut start, 0).is_ok() && start[8..] == [0; 4];
+    match size(journal) {
+        0 => false,
+        u64::MAX => true,
+        _ => !File::open(journal).is_ok_and(is_begun),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use super::*;
 
@@ -333,21 +332,24 @@ fn a_write_ahead_log() {
 
 #[test]
 fn a_journal() {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
     let database = Database::new("journal", "page_size = 4096", "insert('c0', '{}')");
-    for (journal, found) in [("", true), ("x", false)] {
-        std::fs::write(database.journal(), journal).unwrap();
-        assert_eq!(database.find("c0").is_some(), found, "{journal}");
+    for (count, found) in [(&[0, 0, 0, 0][..], true), (&[], false), (&[0, 0, 0, 1], false)] {
+        std::fs::write(database.journal(), [&MAGIC, count].concat()).unwrap();
+        assert_eq!(database.find("c0").is_some(), found, "{count:?}");
     }
+    std::fs::write(database.journal(), "").unwrap();
+    assert!(database.find("c0").is_some());
+    std::fs::write(database.journal(), "x").unwrap();
+    assert_eq!(database.find("c0"), None);
+    std::fs::rename(database.journal(), database.0.join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", database.journal()).unwrap();
+    assert_eq!(database.find("c0"), None);
     // One that is gone at the second look.
-    let pauses = (0..2).map(|pause| {
-        if pause == 1 {
-            std::fs::remove_file(database.journal()).unwrap();
-        }
-        Duration::ZERO
-    });
+    let wait = || std::fs::remove_file(database.journal()).is_ok();
     let file = File::open(database.path()).unwrap();
     let query = Query { table: "ContainerConfig", key: "c0", column: "JSON" };
-    assert_eq!(find_after(pauses, &file, &database.path(), query).unwrap(), b"{}");
+    assert_eq!(find_while(wait, &file, &database.path(), query).unwrap(), b"{}");
 }
 
 #[test]
