@@ -131,11 +131,6 @@ END
     prints aarch64
 }
 
-# Whether Podman's database is SQLite.
-has_sqlite() {
-    [ "$(as_root info --format '{{.Host.DatabaseBackend}}' 2>/dev/null)" = sqlite ]
-}
-
 # Lists the handlers of a container that begins with a tool of the host.
 labelled() { # source engine options… image for amd64
     native_tool
