@@ -279,11 +279,12 @@ impl<'a> Database<'a> {
         self.budget = self.budget.checked_sub(length.max(SMALLEST))?;
         let here = self.length_on_page(page, length);
         let (content, rest) = cell.content.split_at_checked(here)?;
-        let (mut content, mut rest) = (content.to_vec(), rest.to_vec());
+        let (mut content, mut next) = (content.to_vec(), rest.first_chunk().copied());
         // The rest is on a chain of pages, each of which begins with the number of the next (§ 1.7).
         while content.len() < length {
-            rest = self.read(take_u32(&mut rest.as_slice())?)?;
-            content.extend(rest[4..].iter().take(length - content.len()));
+            let page = self.read(u32::from_be_bytes(next?))?;
+            next = page.first_chunk().copied();
+            content.extend(page[4..].iter().take(length - content.len()));
         }
         Some(Record(content))
     }
