@@ -131,22 +131,23 @@ END
     prints aarch64
 }
 
-
-# An image for amd64 behind a tool of the host: lists the handlers.
-labelled() { # engine options… image
+# Lists the handlers of a container that begins with a tool of the host.
+labelled() { # source engine options… image for amd64
     native_tool
-    run --separate-stderr "${@:1:1}" run --rm --volume "$RUN/tool:/tool:ro" --entrypoint /tool/busybox "${@:2}" \
+    run --separate-stderr "$2" run --rm --volume "$RUN/tool:/tool:ro" --entrypoint /tool/busybox "${@:3}" \
         sh -c 'cd /proc/sys/fs/binfmt_misc; echo toolbx-arch-*'
     prints "toolbx-arch-aarch64"
-    logged 'decision="emulated"' 'sources["toolbox-arch label"]="\"arm64\""' 'targets[0].target="aarch64"' \
+    logged 'decision="emulated"' "sources[\"$1\"]=\"\\\"arm64\\\"\"" 'targets[0].target="aarch64"' \
         'warning="/bin/sh is for x86_64, which was not asked for; both are served"'
 }
 
 @test "the label of an image" {
-    local engine
+    local engine source="toolbox-arch label of the image"
+    # There Podman writes it down as the container's.
+    if has_sqlite; then source="toolbox-arch label"; fi
     for engine in as_root as_alice; do
         $engine import --quiet --change "LABEL toolbox-arch=arm64" "$IMAGES/busybox-amd64.tar" localhost/labelled >/dev/null
-        labelled $engine $([ $engine = as_root ] && echo --userns=auto || echo --userns=keep-id) \
+        labelled "$source" $engine $([ $engine = as_root ] && echo --userns=auto || echo --userns=keep-id) \
             localhost/labelled
         # What the image itself begins with says enough.
         : >/run/log.records
@@ -155,4 +156,51 @@ labelled() { # engine options… image
         [ ! -s /run/log.records ]
         $engine rmi localhost/labelled >/dev/null
     done
+}
+
+# Creates a container with a label for s390x, of an image for arm64 with one for ppc64le, and starts
+# it. Where Podman's database is not SQLite, it gets one that says so beside it.
+start_labelled() { # engine options…
+    local id storage=/var/lib/containers/storage user=
+    if [ "$1" = as_alice ]; then storage=/home/alice/.local/share/containers/storage user=alice; fi
+    "$1" import --quiet --change "LABEL toolbox-arch=ppc64le" "$IMAGES/busybox-arm64.tar" localhost/labelled >/dev/null
+    id=$("$1" create --label toolbox-arch=s390x "${@:2}" localhost/labelled uname -m)
+    has_sqlite || $user python3 -c '
+import json, sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("CREATE TABLE IF NOT EXISTS ContainerConfig(ID TEXT PRIMARY KEY, Name TEXT UNIQUE, PodID TEXT, JSON TEXT)")
+for i in range(300):
+    db.execute("INSERT INTO ContainerConfig VALUES (?, ?, NULL, ?)", ("%s of %i" % (sys.argv[2], i), i, b"{}"))
+config = {"spec": "x" * 20000, "labels": {"toolbox-arch": "s390x"}}
+db.execute("INSERT INTO ContainerConfig VALUES (?, ?, NULL, ?)", (sys.argv[2], "name", json.dumps(config).encode()))
+db.commit()' $storage/db.sql "$id"
+    : >/run/log.records
+    run --separate-stderr "$1" start --attach "$id"
+    "$1" rm "$id" >/dev/null
+    "$1" rmi localhost/labelled >/dev/null
+    has_sqlite || rm $storage/db.sql
+}
+
+@test "the label of a container, in Podman's database" {
+    local case
+    for case in "as_root --userns=auto" "as_alice --userns=keep-id" "as_alice --userns=" "precreate"; do
+        if [ "$case" = precreate ]; then
+            mkdir -p /etc/containers/containers.conf.d
+            sed -n 's/^    \(\[engine\]\|hooks_dir = .*\)$/\1/p' "$BATS_TEST_DIRNAME/../README.md" \
+                >/etc/containers/containers.conf.d/toolbx-arch.conf
+            case="as_root --network=none"
+        fi
+        # shellcheck disable=SC2086 # an engine and its option
+        start_labelled $case
+        prints aarch64
+        logged 'sources["toolbox-arch label"]="\"s390x\""' 'sources["toolbox-arch label of the image"]=null' \
+            'targets[0].target="s390x"' 'targets[1].target="aarch64"'
+    done
+}
+
+@test "run --label, where Podman's database is SQLite" {
+    has_sqlite || skip "this Podman has another"
+    labelled "toolbox-arch label" as_root --userns=auto --label toolbox-arch=arm64 localhost/busybox:amd64
+    labelled "toolbox-arch label" as_alice --userns=keep-id --label toolbox-arch=arm64 localhost/busybox:amd64
+    labelled "toolbox-arch label" as_alice --userns= --label toolbox-arch=arm64 localhost/busybox:amd64
 }

@@ -19,6 +19,11 @@ as_alice() {
     alice podman --runtime "$RUNTIME" "$@"
 }
 
+# Whether Podman's database is SQLite, in which the hook finds a container's label.
+has_sqlite() {
+    [ "$(as_root info --format '{{.Host.DatabaseBackend}}' 2>/dev/null)" = sqlite ]
+}
+
 fail() {
     printf '%s\n' "$@" >&2
     return 1

@@ -1,6 +1,6 @@
-//! The label that Toolbx gives its containers. Engines pass no label on to hooks, so an image's is read
-//! where containers/storage has written it down; without calling Podman, or waiting for its locks.
-//! A container's own is only in Podman's database, which is not read.
+//! The label that Toolbx gives its containers. Engines pass no label on to hooks, so it is read where
+//! Podman and containers/storage have written it down; without calling Podman, or waiting for its
+//! locks.
 //!
 //! Whatever is missing, not as expected, too large, or what others could have written counts as no
 //! label.
@@ -14,23 +14,42 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::policy::{Annotation, Policy};
+use crate::sqlite::{self, Query};
 use crate::trust::{self, Caller};
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 
-/// The value of the label `toolbox-arch` of the image of the container whose bundle is `bundle`.
-/// `None` also where another engine than Podman or Buildah made the bundle, and where the policy lets
-/// no such annotation decide.
+/// How the log calls the label of a container, and of an image.
+pub const OF_CONTAINER: &str = "toolbox-arch label";
+/// See [`OF_CONTAINER`].
+pub const OF_IMAGE: &str = "toolbox-arch label of the image";
+
+/// A label `toolbox-arch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Whose it is, as the log calls it.
+    pub source: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+/// The label of the container whose bundle is `bundle`, or else of its image. `None` also where
+/// another engine than Podman or Buildah made the bundle, and where the policy lets no such annotation
+/// decide.
 #[must_use]
-pub fn find(bundle: &Path) -> Option<String> {
+pub fn find(bundle: &Path) -> Option<Label> {
     let label = find_by(trusted, bundle)?;
     let policy = Policy::load(Caller::current().ok()?).ok()?;
     policy.annotations.contains(&Annotation::Toolbox).then_some(label)
 }
 
-fn find_by(open: Open, bundle: &Path) -> Option<String> {
-    Place::of(open, bundle)?.image()?.config?.labels?.arch
+fn find_by(open: Open, bundle: &Path) -> Option<Label> {
+    let place = Place::of(open, bundle)?;
+    let label = |source, labels: Option<Labels>| Some(Label { source, value: labels?.arch? });
+    let of_container = || label(OF_CONTAINER, place.container()?.labels);
+    let of_image = || label(OF_IMAGE, place.image()?.config?.labels);
+    of_container().or_else(of_image)
 }
 
 /// Opens a file, if it is there and its content is to be believed.
@@ -68,6 +87,12 @@ struct Labels {
     arch: Option<String>,
 }
 
+/// What Podman's database says of a container (`libpod/container_config.go`).
+#[derive(Debug, Deserialize)]
+struct Container {
+    labels: Option<Labels>,
+}
+
 /// A container in the files of containers/storage.
 #[derive(Debug, Deserialize)]
 struct Record {
@@ -100,7 +125,16 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// The configuration of its image.
+    /// From Podman's database, where that is SQLite (Podman 4.8 and later, unless told otherwise;
+    /// `libpod/sqlite_state_internal.go`). Podman adds the labels of the image there.
+    fn container(&self) -> Option<Container> {
+        let path = self.graph_root.join("db.sql");
+        let file = (self.open)(&path)?;
+        let query = Query { table: "ContainerConfig", key: self.id, column: "JSON" };
+        serde_json::from_slice(&sqlite::find(&file, &path, query)?).ok()
+    }
+
+    /// The configuration of its image, from the files of containers/storage.
     fn image(&self) -> Option<Image> {
         // The beginning of "sha256:" in base64: how the file of a configuration is named.
         const CONFIG: &[u8] = b"=c2hhMjU2O";
@@ -132,6 +166,7 @@ impl<'a> Place<'a> {
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     use super::*;
 
@@ -169,11 +204,26 @@ mod tests {
             )
         }
 
-        fn find(&self) -> Option<String> {
-            self.find_by(|path| File::open(path).ok())
+        /// Puts the row of the container into a database.
+        fn with_database(&self, json: &str) -> &Self {
+            const SCRIPT: &str = "
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute('CREATE TABLE IF NOT EXISTS ContainerConfig(ID TEXT PRIMARY KEY, JSON TEXT)')
+db.execute('REPLACE INTO ContainerConfig VALUES (?, ?)', (sys.argv[2], sys.argv[3].encode()))
+db.commit()
+";
+            let mut python = Command::new("python3");
+            python.args(["-c", SCRIPT]).arg(self.0.join("db.sql")).args([ID, json]);
+            assert!(python.status().unwrap().success());
+            self
         }
 
-        fn find_by(&self, open: Open) -> Option<String> {
+        fn find(&self) -> Option<String> {
+            self.find_by(|path| File::open(path).ok()).map(|label| label.value)
+        }
+
+        fn find_by(&self, open: Open) -> Option<Label> {
             find_by(open, &bundle_of(ID, &self.0.join("overlay/layer/merged")).unwrap())
         }
     }
@@ -189,6 +239,30 @@ mod tests {
         let root = GraphRoot::new("image");
         assert_eq!(root.find(), None);
         assert_eq!(root.with_image(r#""arm64""#).find().unwrap(), "arm64");
+    }
+
+    #[test]
+    fn of_the_container_and_else_of_the_image() {
+        let root = GraphRoot::new("both");
+        root.with_image(r#""arm64""#);
+        for (json, value, source) in [
+            (
+                r#"{"labels":{"a":"b","toolbox-arch":"s390x"},"new":1}"#,
+                "s390x",
+                "toolbox-arch label",
+            ),
+            (r#"{"labels":{"toolbox-arch":""}}"#, "", "toolbox-arch label"),
+            (r#"{"labels":{"a":"b"}}"#, "arm64", "toolbox-arch label of the image"),
+            (r#"{"labels":{"toolbox-arch":7}}"#, "arm64", "toolbox-arch label of the image"),
+            (r#"{"labels":null}"#, "arm64", "toolbox-arch label of the image"),
+            ("{}", "arm64", "toolbox-arch label of the image"),
+            ("", "arm64", "toolbox-arch label of the image"),
+        ] {
+            let label = root.with_database(json).find_by(|path| File::open(path).ok()).unwrap();
+            assert_eq!((label.value.as_str(), label.source), (value, source), "{json}");
+        }
+        root.put("db.sql", "no database");
+        assert_eq!(root.find().unwrap(), "arm64");
     }
 
     #[test]
@@ -219,6 +293,8 @@ mod tests {
         // What others can write, as below the parents of a --rootfs.
         root.put("overlay-containers/containers.json", "[]").with_image(r#""arm64""#);
         assert_eq!(root.find().unwrap(), "arm64");
+        root.with_database(r#"{"labels":{"toolbox-arch":"s390x"}}"#);
+        assert_eq!(root.find().unwrap(), "s390x");
         std::fs::set_permissions(&root.0, Permissions::from_mode(0o777)).unwrap();
         assert_eq!(root.find_by(trusted), None);
     }

@@ -1,11 +1,11 @@
 //! toolbx-arch makes containers of another CPU architecture simply run.
 //!
-//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`,
-//! `detect`, `policy`, `request`, `container`, `scope`, `emulator` and `trust`; [`network`],
-//! [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`], `elf`, `binfmt`
-//! and `message` are used by all of them. [`precreate`] is Podman's earlier stage, which only
-//! rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try an emulator
-//! with.
+//! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`
+//! and [`sqlite`], `detect`, `policy`, `request`, `container`, `scope`, `emulator` and `trust`;
+//! [`network`], [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`],
+//! `elf`, `binfmt` and `message` are used by all of them. [`precreate`] is Podman's earlier stage,
+//! which only rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try
+//! an emulator with.
 
 pub mod arch;
 pub mod binfmt;
@@ -31,5 +31,6 @@ pub mod probe;
 pub mod request;
 pub mod sandbox;
 pub mod scope;
+pub mod sqlite;
 pub mod toolbx;
 pub mod trust;

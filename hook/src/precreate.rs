@@ -22,7 +22,7 @@ use crate::devices::{self, Device};
 use crate::emulator;
 use crate::instance::{BINFMT_MISC, Visible};
 use crate::json::Object;
-use crate::labels;
+use crate::labels::{self, Label};
 use crate::log::{Log, Severity};
 use crate::message::{self, shown};
 use crate::mountinfo;
@@ -72,7 +72,7 @@ impl Asking {
         (id.len() == 64).then_some(id)
     }
 
-    fn label(&self) -> Option<String> {
+    fn label(&self) -> Option<Label> {
         labels::find(&labels::bundle_of(self.id()?, &self.root.as_ref()?.path)?)
     }
 

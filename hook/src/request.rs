@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::arch::{self, ARCHES, Arch};
 use crate::detect::Detected;
+use crate::labels::Label;
 use crate::message::{self, shown};
 use crate::policy::{Annotation, Policy};
 
@@ -67,8 +68,6 @@ const USERNS: &str = "toolbx.arch.userns";
 const TOOLBOX: &str = "toolbox-arch";
 /// How messages and the log call a CDI device.
 const DEVICE: &str = "CDI device";
-/// How messages and the log call the same as a label.
-const LABEL: &str = "toolbox-arch label";
 
 /// The annotations that name architectures, the first one first.
 const WISHES: [(&str, Annotation); 2] = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)];
@@ -86,8 +85,8 @@ pub struct Evidence {
     pub annotations: BTreeMap<String, String>,
     /// What its CDI devices are for.
     pub devices: Vec<&'static Arch>,
-    /// The label `toolbox-arch` of its image.
-    pub label: Option<String>,
+    /// The label `toolbox-arch`, its own or that of its image.
+    pub label: Option<Label>,
     /// Which architecture Toolbx made it for.
     pub toolbx: Option<&'static Arch>,
     /// What its programs are.
@@ -112,8 +111,8 @@ impl Evidence {
     pub fn need(&self) -> Option<Need> {
         let foreign = self.detected.as_ref().filter(|detected| !detected.arch.is_native());
         // What cannot be understood may be meant for somebody else: a label asks for nothing then.
-        let asks = |label: &String| {
-            parse(LABEL, label).is_ok_and(|named| !named.iter().all(|arch| arch.is_native()))
+        let asks = |label: &Label| {
+            understood(label).is_some_and(|(named, _)| !named.iter().all(|arch| arch.is_native()))
         };
         match foreign {
             _ if !self.annotations.is_empty() => Some(Need::Asked),
@@ -219,11 +218,9 @@ fn wanted(evidence: &Evidence, policy: &Policy) -> Result<(Asked, Option<(&'stat
         Asked::Nothing if !devices.is_empty() => {
             (Asked::These(devices.clone()), Some((DEVICE, names(devices))))
         }
-        Asked::Nothing => match label.as_deref().and_then(|label| parse(LABEL, label).ok()) {
+        Asked::Nothing => match label.as_ref().and_then(understood) {
             None => (Asked::Nothing, None),
-            Some(named) => {
-                (Asked::These(named), label.as_deref().map(|label| (LABEL, shown(label))))
-            }
+            Some((named, source)) => (Asked::These(named), Some(source)),
         },
         asked => (asked, source(annotations)),
     })
@@ -254,6 +251,12 @@ fn asked(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Aske
 /// Which annotation decides, and what it says, fit for a log.
 fn source(annotations: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
     WISHES.into_iter().find_map(|(key, _)| Some((key, shown(annotations.get(key)?))))
+}
+
+/// What a label asks for, and how that is logged. `None` for what may be meant for somebody else.
+fn understood(label: &Label) -> Option<(Vec<&'static Arch>, (&'static str, String))> {
+    let named = parse(label.source, &label.value).ok()?;
+    Some((named, (label.source, shown(&label.value))))
 }
 
 /// What the annotations say about a user namespace, if anything.

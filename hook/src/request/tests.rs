@@ -86,7 +86,7 @@ fn who_wants_it() {
 
 #[test]
 fn a_label_comes_after_annotations_and_before_what_is_found() {
-    let label = |label: &str| Some(label.to_owned());
+    let label = |value: &str| Some(Label { source: "toolbox-arch label", value: value.to_owned() });
     let decide = |evidence: &Evidence, policy| {
         let policy = Policy::default().overridden_by(policy, "policy".as_ref()).unwrap();
         decide(evidence, &policy, |arch| arch.name == "x86_64")
@@ -130,7 +130,7 @@ fn a_label_comes_after_annotations_and_before_what_is_found() {
 fn a_device_asks_beside_an_annotation() {
     let of = |pairs: &[(&str, &str)]| Evidence {
         devices: vec![arch::find("arm64").unwrap(), arch::find("amd64").unwrap()],
-        label: Some("alpha".to_owned()),
+        label: Some(Label { source: "toolbox-arch label", value: "alpha".to_owned() }),
         ..evidence(pairs, Some(("s390x", true)))
     };
     let decide = |evidence: &Evidence| {

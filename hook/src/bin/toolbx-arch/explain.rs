@@ -16,7 +16,7 @@ use toolbx_arch::detect;
 use toolbx_arch::emulator;
 use toolbx_arch::hook::{self, Decision, Emulation};
 use toolbx_arch::instance::Visible;
-use toolbx_arch::labels;
+use toolbx_arch::labels::{self, Label};
 use toolbx_arch::message;
 use toolbx_arch::oci::{self, Bundle, Config, Root, State};
 use toolbx_arch::policy::{self, Policy};
@@ -71,7 +71,7 @@ struct Subject {
     /// Its files, if it does not run.
     files: Result<OwnedFd>,
     /// The label `toolbox-arch`, where it is not in the bundle's storage.
-    label: Option<String>,
+    label: Option<Label>,
     scope: Scope,
 }
 
@@ -130,7 +130,9 @@ impl Subject {
                 config: Config { command: Some(command), ..Config::default() },
             },
             files: files(Path::new(""), &image.graph_driver),
-            label: image.labels.and_then(|mut labels| labels.remove("toolbox-arch")),
+            label: image.labels.and_then(|mut labels| {
+                Some(Label { source: labels::OF_IMAGE, value: labels.remove("toolbox-arch")? })
+            }),
             scope: scope_without_namespace()?,
         })
     }
@@ -450,7 +452,10 @@ impl Explanation {
         };
         let mut sources: Vec<_> = fixed.iter().map(|key| annotation(key)).collect();
         sources.extend(other.map(|key| annotation(key)));
-        sources.push(("label toolbox-arch".into(), label.as_deref().map(message::shown)));
+        sources.push((
+            label.as_ref().map_or(labels::OF_CONTAINER, |label| label.source).into(),
+            label.as_ref().map(|label| message::shown(&label.value)),
+        ));
         sources.push(("Toolbx's arguments".into(), toolbx.map(|arch| arch.name.to_owned())));
         let (what, found) = match detected {
             None => ("programs", None),
