@@ -105,6 +105,8 @@ END
     mv $hook "$RUN/hook"
     diagnoses drop-ins error "$drop_in: its hook $hook" "reinstall toolbx-arch"
     diagnoses hook error "no usable drop-in"
+    explains as_alice victim
+    [[ "$output" == *"refused: no container starts: $drop_in: its hook $hook"* ]] || fail "$output"
     run -1 toolbx-arch enable --annotation-only
     refused "would stop every container; install toolbx-arch"
     mv "$RUN/hook" $hook
@@ -253,6 +255,8 @@ END
     alice toolbx-arch enable --annotation-only
     run alice toolbx-arch enable --annotation-only
     prints "Nothing is to be changed."
+    explains as_alice $arm
+    [[ "$output" == *"left alone: the hook is called for containers with an annotation only"* ]] || fail "$output"
     run as_alice run --rm $arm uname -m
     [ "$status" != 0 ] || fail "$output"
     run --separate-stderr as_alice run --rm --annotation toolbx.arch=arm64 $arm uname -m
@@ -265,6 +269,8 @@ END
     prints x86_64
     run alice toolbx-arch doctor
     [[ "$status" = 2 && "$output" == *"✗ hook "* ]] || fail "$output"
+    explains as_alice $arm
+    [[ "$output" == *"left alone: the hook is off; run: toolbx-arch enable"* ]] || fail "$output"
 
     alice toolbx-arch enable
     run --separate-stderr as_alice run --rm $arm uname -m
@@ -282,6 +288,8 @@ END
     cp /etc/containers/containers.conf.d/10-mine.conf "$RUN/mine.conf"
     toolbx-arch enable --precreate
     grep -q '"/nowhere", "/etc/toolbx-arch/hooks.d"' /etc/containers/containers.conf.d/50-toolbx-arch.conf
+    explains as_root $arm
+    [[ "$output" == *"emulated, in scope private"* ]] || fail "$output"
     run --separate-stderr as_root run --rm --network none $userns $arm uname -m
     prints aarch64
     run toolbx-arch doctor --json

@@ -30,12 +30,12 @@ pub struct Naming {
     pub appends: bool,
 }
 
-/// What files name directories of hooks, in the order in which they are read. `home` is that of an
-/// ordinary user; `root` is / but in tests. Fails where a file cannot be read or understood: then
-/// Podman would fail too.
-pub fn namings(root: &Path, home: Option<&Path>) -> Result<Vec<Naming>> {
+/// What files name directories of hooks, in the order in which they are read. `user` is where an
+/// ordinary user's configuration is; `root` is / but in tests. Fails where a file cannot be read or
+/// understood: then Podman would fail too.
+pub fn namings(root: &Path, user: Option<&Path>) -> Result<Vec<Naming>> {
     let system = ["usr/share/containers", "etc/containers"].map(|directory| root.join(directory));
-    let user = home.map(|home| home.join(".config/containers"));
+    let user = user.map(|user| user.join("containers"));
     let mut files = Vec::new();
     for directory in system.into_iter().chain(user) {
         files.push(directory.join("containers.conf"));
@@ -91,8 +91,8 @@ mod tests {
     #[test]
     fn a_later_file_comes_in_place_of_those_before() {
         let root = std::env::temp_dir().join(format!("toolbx-arch-conf-{}", std::process::id()));
-        let (etc, home) = (root.join("etc/containers"), root.join("home"));
-        let directories = |home| hook_directories(&namings(&root, home).unwrap());
+        let (etc, user) = (root.join("etc/containers"), root.join("home/.config"));
+        let directories = |user| hook_directories(&namings(&root, user).unwrap());
         assert_eq!(directories(None), [PathBuf::from(DEFAULT_HOOKS)]);
         write(
             &etc.join("containers.conf"),
@@ -106,8 +106,8 @@ mod tests {
             "[engine]\nhooks_dir = [\"/b\", {append = true}]\n",
         );
         assert_eq!(directories(None), ["/a", "/b"].map(PathBuf::from));
-        write(&home.join(".config/containers/containers.conf"), "engine.hooks_dir = []\n");
-        assert!(directories(Some(&home)).is_empty());
+        write(&user.join("containers/containers.conf"), "engine.hooks_dir = []\n");
+        assert!(directories(Some(&user)).is_empty());
         write(&etc.join("containers.conf.d/w.conf"), "[engine\n");
         let error = format!("{:#}", namings(&root, None).unwrap_err());
         assert!(error.contains("w.conf"), "{error}");

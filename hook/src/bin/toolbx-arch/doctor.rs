@@ -2,7 +2,7 @@
 //! to mend what is missing. Changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
@@ -13,11 +13,11 @@ use toolbx_arch::policy::{self, Policy};
 use toolbx_arch::trust::Caller;
 
 use crate::args::Doctor;
-use crate::hooks_d::{DropIn, OURS, OURS_PRECREATE};
+use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE};
 use crate::list::{self, Target};
 use crate::terminal::{self, Mark};
 use crate::trial::{self, Trial};
-use crate::{caller, containers_conf, hooks_d, person::Person};
+use crate::{caller, hooks_d, person::Person};
 
 /// What one look has shown.
 struct Finding {
@@ -225,25 +225,17 @@ fn version(program: &str) -> Option<String> {
 /// The drop-ins in the directories that Podman reads.
 fn drop_ins(person: &Person) -> Vec<Finding> {
     const WHAT: &str = "drop-ins";
-    let namings = match containers_conf::namings(Path::new("/"), person.home()) {
-        Ok(namings) => namings,
+    let drop_ins = match DropIns::of(person) {
+        Ok(drop_ins) => drop_ins,
         Err(why) => return vec![bad(WHAT, message::line(&why), "mend that file")],
     };
-    let directories = containers_conf::hook_directories(&namings);
-    let mut findings = Vec::new();
-    let mut usable = Vec::new();
-    for (file, drop_in) in hooks_d::read(&directories) {
-        match drop_in {
-            Ok(drop_in) => usable.push((file, drop_in)),
-            Err(why) => findings.push(bad(
-                WHAT,
-                format!("{}; no container starts with it", message::line(&why)),
-                mend(&file),
-            )),
-        }
-    }
-    findings.push(enabled(&usable, &directories));
-    findings.extend(person.is_root().then(|| precreate(&usable)));
+    let broken = drop_ins.broken.iter().map(|(file, why)| {
+        let says = format!("{}; no container starts with it", message::line(why));
+        bad(WHAT, says, mend(file))
+    });
+    let mut findings: Vec<_> = broken.collect();
+    findings.push(enabled(&drop_ins));
+    findings.extend(person.is_root().then(|| precreate(&drop_ins)));
     findings
 }
 
@@ -256,35 +248,31 @@ fn mend(drop_in: &Path) -> String {
 }
 
 /// Whether our hook is on.
-fn enabled(drop_ins: &[(PathBuf, DropIn)], directories: &[PathBuf]) -> Finding {
+fn enabled(drop_ins: &DropIns) -> Finding {
     const WHAT: &str = "hook";
-    let ours = |(_, drop_in): &&(PathBuf, DropIn)| {
-        !drop_in.is_off() && (drop_in.is_ours("createRuntime") || drop_in.is_ours("prestart"))
-    };
-    match drop_ins.iter().find(ours) {
-        None => {
-            let directories: Vec<_> =
-                directories.iter().map(|path| path.display().to_string()).collect();
+    match drop_ins.calls(&hooks_d::SERVING) {
+        Calls::All(file) => good(WHAT, format!("on for all containers, by {}", file.display())),
+        Calls::Annotated(file) => {
+            good(WHAT, format!("on for containers with an annotation, by {}", file.display()))
+        }
+        Calls::None => {
+            let directories = drop_ins.directories.iter().map(|path| path.display().to_string());
+            let directories: Vec<_> = directories.collect();
             let says = format!("no usable drop-in of it in {}", directories.join(", "));
             bad(WHAT, says, "run: toolbx-arch enable")
-        }
-        Some((file, drop_in)) if drop_in.is_always() => {
-            good(WHAT, format!("on for all containers, by {}", file.display()))
-        }
-        Some((file, _)) => {
-            good(WHAT, format!("on for containers with an annotation, by {}", file.display()))
         }
     }
 }
 
 /// Whether root's containers without `--userns` are served.
-fn precreate(drop_ins: &[(PathBuf, DropIn)]) -> Finding {
-    let is_on =
-        |(_, drop_in): &&(PathBuf, DropIn)| !drop_in.is_off() && drop_in.is_ours("precreate");
-    match drop_ins.iter().find(is_on) {
-        Some((file, _)) => good("precreate", format!("on, by {}", file.display())),
-        None => good(
-            "precreate",
+fn precreate(drop_ins: &DropIns) -> Finding {
+    const WHAT: &str = "precreate";
+    match drop_ins.calls(&["precreate"]) {
+        Calls::All(file) | Calls::Annotated(file) => {
+            good(WHAT, format!("on, by {}", file.display()))
+        }
+        Calls::None => good(
+            WHAT,
             "off: containers without --userns use the machine's handlers only; to change that, \
              run: toolbx-arch enable --precreate",
         ),

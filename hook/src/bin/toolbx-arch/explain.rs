@@ -4,30 +4,29 @@
 //! files are mounted nowhere and which have no process, the same functions tell as much as can be
 //! known before a start.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use toolbx_arch::arch::Arch;
 use toolbx_arch::detect;
 use toolbx_arch::emulator;
 use toolbx_arch::hook::{self, Decision, Emulation};
 use toolbx_arch::instance::Visible;
-use toolbx_arch::labels::{self, Label};
+use toolbx_arch::labels;
 use toolbx_arch::message;
-use toolbx_arch::oci::{self, Bundle, Config, Root, State};
-use toolbx_arch::policy::{self, Policy};
-use toolbx_arch::request::{self, Evidence, Request};
+use toolbx_arch::oci::{Root, State};
+use toolbx_arch::policy::{self, Policy, Userns};
+use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
 use toolbx_arch::trust::Caller;
 
 use crate::args::Explain;
-use crate::podman::{self, GraphDriver};
-use crate::{caller, history, rootfs, terminal};
+use crate::subject::Subject;
+use crate::{caller, history, terminal};
 
 pub fn run(arguments: &Explain) -> Result<()> {
     let subject = match (&arguments.bundle, &arguments.name) {
@@ -59,112 +58,20 @@ fn again_in_podmans_namespace() -> anyhow::Error {
     anyhow!(command.exec()).context("podman unshare")
 }
 
-/// What is to be explained.
-struct Subject {
-    /// For people, for example `container web (3f2a…), running`.
-    title: String,
-    /// The container's id; none for an image.
-    id: Option<String>,
-    /// Its process, if it runs.
-    pid: Option<i32>,
-    bundle: Bundle,
-    /// Its files, if it does not run.
-    files: Result<OwnedFd>,
-    /// The label `toolbox-arch`, where it is not in the bundle's storage.
-    label: Option<Label>,
-    scope: Scope,
-}
-
 impl Subject {
-    fn find(name: &str) -> Result<Self> {
-        if let Some(container) = podman::container(name)? {
-            return Self::of_container(container);
-        }
-        match podman::image(name)? {
-            Some(image) => Self::of_image(name, image),
-            None => bail!("{}", unknown(name)),
-        }
-    }
-
-    fn of_container(container: podman::Container) -> Result<Self> {
-        let bundle = match read_bundle(&container.static_dir) {
-            Ok(Some(bundle)) => bundle,
-            Ok(None) => to_be_made(&container),
-            Err(_) if container.static_dir.as_os_str().is_empty() => bail!(
-                "container {} is half deleted; run: podman rm --force {0}",
-                message::shown(&container.id)
-            ),
-            Err(why) => return Err(why),
-        };
-        let has_own = container.host_config.has_own_user_namespace()
-            || bundle.config.has_own_user_namespace();
-        Ok(Self {
-            title: format!(
-                "container {} ({:.12}), {}",
-                container.name, container.id, container.state.status
-            ),
-            pid: Some(container.state.pid).filter(|pid| *pid > 0),
-            files: files(&container.rootfs, &container.graph_driver),
-            label: None,
-            scope: if has_own { Scope::Private } else { scope_without_namespace()? },
-            id: Some(container.id),
-            bundle,
-        })
-    }
-
-    fn of_image(name: &str, image: podman::Image) -> Result<Self> {
-        let config = image.config;
-        let mut args: Vec<_> =
-            [config.entrypoint, config.cmd].into_iter().flatten().flatten().collect();
-        if args.is_empty() {
-            args.push("/bin/sh".into()); // something has to be run
-        }
-        let command =
-            oci::Command { args, env: config.env.unwrap_or_default(), cwd: config.working_dir };
-        Ok(Self {
-            title: format!("image {name} ({:.12}), declares {}", image.id, image.architecture),
-            id: None,
-            pid: None,
-            bundle: Bundle {
-                path: PathBuf::new(),
-                config: Config { command: Some(command), ..Config::default() },
-            },
-            files: files(Path::new(""), &image.graph_driver),
-            label: image.labels.and_then(|mut labels| {
-                Some(Label { source: labels::OF_IMAGE, value: labels.remove("toolbox-arch")? })
-            }),
-            scope: scope_without_namespace()?,
-        })
-    }
-
-    fn of_bundle(directory: &Path) -> Result<Self> {
-        let directory = std::path::absolute(directory)?;
-        let bundle = read_bundle(&directory)?.with_context(|| {
-            format!("{} has no config.json, so it is no bundle", directory.display())
-        })?;
-        let files = match bundle.rootfs() {
-            Some(path) => rootfs::open(&path),
-            None => Err(anyhow!("config.json names no rootfs")),
-        };
-        let has_own = bundle.config.has_own_user_namespace();
-        Ok(Self {
-            title: format!("bundle {}", directory.display()),
-            id: None,
-            pid: None,
-            bundle,
-            files,
-            label: None,
-            scope: if has_own { Scope::Private } else { scope_without_namespace()? },
-        })
-    }
-
     fn explain(self) -> Result<Explanation> {
         let caller = Caller::current()?;
         let id = self.id.clone();
         let title = self.title.clone();
+        let (refused, missing) = (self.calling.refused.clone(), self.calling.missing);
         let (evidence, notes, outcome) = match self.pid {
             Some(pid) => self.examine(pid),
             None => self.foresee(),
+        };
+        let outcome = match (refused, missing) {
+            (Some(why), _) => Err(anyhow!("no container starts: {why}")),
+            (None, Some(why)) => Ok(Outcome::NotCalled(why)),
+            (None, None) => outcome,
         };
         let warning = outcome.as_ref().ok().and_then(Outcome::warning);
         Ok(Explanation {
@@ -214,86 +121,25 @@ impl Subject {
         if evidence.label.is_none() {
             evidence.label = labels::find(&self.bundle.path);
         }
-        let outcome = foresee(&evidence, self.scope);
+        let outcome = foresee(&evidence, self.has_own_user_namespace, self.calling.precreate);
         (evidence, notes, outcome)
     }
 }
 
-/// The scope of a container that has no user namespace of its own.
-fn scope_without_namespace() -> Result<Scope> {
-    Ok(Scope::without_user_namespace(Caller::current()?))
-}
-
-fn read_bundle(directory: &Path) -> Result<Option<Bundle>> {
-    let config = oci::config_in(directory)?;
-    Ok(config.map(|config| Bundle { path: directory.to_owned(), config }))
-}
-
-/// As far as it is known, the bundle that Podman will make for a container that was never started.
-fn to_be_made(container: &podman::Container) -> Bundle {
-    let args = std::iter::once(&container.path).chain(&container.args).cloned().collect();
-    let config = &container.config;
-    let annotations = config.annotations.clone().unwrap_or_default();
-    let command = oci::Command {
-        args,
-        env: config.env.clone().unwrap_or_default(),
-        cwd: config.working_dir.clone(),
-    };
-    Bundle {
-        path: container.static_dir.clone(),
-        config: Config {
-            command: Some(command),
-            annotations: Some(
-                annotations.into_iter().filter(|(key, _)| request::is_ours(key)).collect(),
-            ),
-            ..Config::default()
-        },
-    }
-}
-
-fn files(rootfs: &Path, layers: &GraphDriver) -> Result<OwnedFd> {
-    if rootfs.as_os_str().is_empty() {
-        rootfs::put_together(&layers.layers())
-    } else {
-        rootfs::open(rootfs)
-    }
-}
-
-fn unknown(name: &str) -> String {
-    let names = podman::names();
-    let nearest = names
-        .iter()
-        .map(|known| (likeness(name, known), known))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    let nearest = nearest.map(|(_, known)| format!("did you mean {known}? ")).unwrap_or_default();
-    let whose = match Caller::current() {
-        Ok(Caller::Root) => "an ordinary user's are explained to that user only",
-        _ => "root's are explained by: sudo toolbx-arch explain",
-    };
-    format!(
-        "no container or image of yours is called {}; {nearest}podman ps --all and podman images show \
-         yours, {whose}",
-        message::shown(name)
-    )
-}
-
-/// How much `name` looks like the name of a container or an image, or like the last part of that.
-fn likeness(name: &str, known: &str) -> f64 {
-    let last = known.rsplit('/').next().unwrap_or(known);
-    let untagged = last.split(':').next().unwrap_or(last);
-    let likeness = |known| strsim::jaro_winkler(name, known);
-    likeness(known).max(likeness(last)).max(likeness(untagged))
-}
-
 /// What comes of a start.
 enum Outcome {
+    /// The hook is not called, for this reason.
+    NotCalled(&'static str),
     NotAsked,
     Off,
     Native,
     Left(String),
     Inherited(Scope),
-    Emulated { scope: Scope, targets: Vec<Target>, warning: Option<String> },
+    Emulated {
+        scope: Scope,
+        targets: Vec<Target>,
+        warning: Option<String>,
+    },
 }
 
 /// A target that is emulated.
@@ -335,8 +181,9 @@ impl From<&Emulation> for Target {
     }
 }
 
-/// What would be decided for a container in `scope`, as far as its process does not matter.
-fn foresee(evidence: &Evidence, scope: Scope) -> Result<Outcome> {
+/// What would be decided for a container, as far as its process does not matter: if it has a user
+/// namespace of its own, or, should it need one, the stage `precreate` to give it one.
+fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcome> {
     if evidence.need().is_none() {
         return Ok(Outcome::NotAsked);
     }
@@ -348,6 +195,13 @@ fn foresee(evidence: &Evidence, scope: Scope) -> Result<Outcome> {
         Request::Native => return Ok(Outcome::Native),
         Request::Emulate(wish) => wish,
     };
+    let without = Scope::without_user_namespace(caller);
+    let gets_one = match policy.userns {
+        Userns::Private => precreate,
+        Userns::Rootful => precreate && without == Scope::Host,
+        Userns::Engine => precreate && wish.userns == Some(UsernsWish::Private),
+    };
+    let scope = if has_own || gets_one { Scope::Private } else { without };
     let visible = Visible::of_the_engine().transpose()?;
     if scope == Scope::Host {
         return hook::inherit(visible.as_ref(), &wish.targets).map(Outcome::from);
@@ -373,6 +227,7 @@ fn foresee(evidence: &Evidence, scope: Scope) -> Result<Outcome> {
 impl Outcome {
     fn name(&self) -> &'static str {
         match self {
+            Self::NotCalled(_) => "not called",
             Self::NotAsked => "not asked",
             Self::Off => "off",
             Self::Native => "native",
@@ -400,6 +255,7 @@ impl Outcome {
     /// What it means, in a sentence.
     fn sentence(&self) -> String {
         match self {
+            Self::NotCalled(why) => format!("left alone: {why}"),
             Self::NotAsked => {
                 "left alone: nothing asks for another architecture, and no program of \
                                one was seen"

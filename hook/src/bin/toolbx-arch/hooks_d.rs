@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::containers_conf;
+use crate::person::Person;
+
 /// The stages that Podman knows; another one stops every container.
 const STAGES: [&str; 7] = [
     "precreate",
@@ -24,14 +27,17 @@ const HOOK: &str = "toolbx-arch-hook";
 pub const OURS: &str = "50-toolbx-arch.json";
 pub const OURS_PRECREATE: &str = "50-toolbx-arch-userns.json";
 
+/// The stages at which it serves a container.
+pub const SERVING: [&str; 2] = ["createRuntime", "prestart"];
+
 /// A drop-in, as far as it is needed.
 #[derive(Debug, Deserialize)]
-pub struct DropIn {
+struct DropIn {
     hook: Hook,
     stages: Vec<String>,
     /// When it runs.
     #[serde(default)]
-    pub when: BTreeMap<String, Value>,
+    when: BTreeMap<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,33 +67,99 @@ impl DropIn {
         Ok(())
     }
 
-    /// Whether it runs our hook at `stage`.
-    pub fn is_ours(&self, stage: &str) -> bool {
-        self.hook.path.file_name().is_some_and(|name| name == HOOK)
-            && self.stages.iter().any(|known| known == stage)
+    /// Whether it runs our hook at one of `stages`.
+    fn runs_ours(&self, stages: &[&str]) -> bool {
+        let is_ours = self.hook.path.file_name().is_some_and(|name| name == HOOK);
+        is_ours
+            && !self.is_off()
+            && self.stages.iter().any(|stage| stages.contains(&stage.as_str()))
     }
 
     /// Whether it never runs.
-    pub fn is_off(&self) -> bool {
+    fn is_off(&self) -> bool {
         self.when.get("always") == Some(&Value::Bool(false))
     }
 
     /// Whether it runs for every container.
-    pub fn is_always(&self) -> bool {
+    fn is_always(&self) -> bool {
         self.when.get("always") == Some(&Value::Bool(true))
     }
 }
 
-/// The drop-ins of `directories`: a later directory's file masks one of the same name. Each with its
-/// path; or why it stops every container.
-pub fn read(directories: &[PathBuf]) -> Vec<(PathBuf, Result<DropIn>)> {
-    let mut files: BTreeMap<OsString, PathBuf> = BTreeMap::new();
-    for directory in directories {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.path().extension().is_some_and(|extension| extension == "json") {
-                files.insert(entry.file_name(), entry.path());
+/// For which containers our hook is called.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Calls<'a> {
+    /// For all, by this drop-in.
+    All(&'a Path),
+    /// For those that have an annotation of ours, by this one.
+    Annotated(&'a Path),
+    None,
+}
+
+/// The drop-ins that count for somebody's containers.
+pub struct DropIns {
+    /// Where they are looked for.
+    pub directories: Vec<PathBuf>,
+    /// Those that engines understand.
+    usable: Vec<(PathBuf, DropIn)>,
+    /// Those that stop every container, and why.
+    pub broken: Vec<(PathBuf, anyhow::Error)>,
+}
+
+impl DropIns {
+    /// Those that Podman reads for `person`. Fails where its configuration cannot be understood.
+    pub fn of(person: &Person) -> Result<Self> {
+        let namings = containers_conf::namings(Path::new("/"), person.config())?;
+        Ok(Self::read(containers_conf::hook_directories(&namings)))
+    }
+
+    /// Those in `directories`: a later directory's file masks one of the same name.
+    pub fn read(directories: Vec<PathBuf>) -> Self {
+        let mut files: BTreeMap<OsString, PathBuf> = BTreeMap::new();
+        for directory in &directories {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.path().extension().is_some_and(|extension| extension == "json") {
+                    files.insert(entry.file_name(), entry.path());
+                }
             }
         }
+        let (mut usable, mut broken) = (Vec::new(), Vec::new());
+        for file in files.into_values() {
+            match DropIn::read(&file) {
+                Ok(drop_in) => usable.push((file, drop_in)),
+                Err(why) => broken.push((file, why)),
+            }
+        }
+        Self { directories, usable, broken }
     }
-    files.into_values().map(|file| (file.clone(), DropIn::read(&file))).collect()
+
+    /// For which containers our hook is called at one of `stages`.
+    pub fn calls(&self, stages: &[&str]) -> Calls<'_> {
+        let ours = |(_, drop_in): &&(PathBuf, DropIn)| drop_in.runs_ours(stages);
+        match self.usable.iter().filter(ours).max_by_key(|(_, drop_in)| drop_in.is_always()) {
+            None => Calls::None,
+            Some((file, drop_in)) if drop_in.is_always() => Calls::All(file),
+            Some((file, _)) => Calls::Annotated(file),
+        }
+    }
+
+    /// The one that is called `name`.
+    pub fn named(&self, name: &str) -> Option<Named<'_>> {
+        let is_named = |file: &Path| file.file_name().is_some_and(|other| other == name);
+        let usable = self.usable.iter().find(|(file, _)| is_named(file));
+        let broken = self.broken.iter().find(|(file, _)| is_named(file));
+        match (usable, broken) {
+            (Some((_, drop_in)), _) if drop_in.is_off() => Some(Named::Off),
+            (Some((file, _)), _) => Some(Named::On(file)),
+            (None, Some(_)) => Some(Named::Broken),
+            (None, None) => None,
+        }
+    }
+}
+
+/// A drop-in of a certain name.
+pub enum Named<'a> {
+    On(&'a Path),
+    Off,
+    Broken,
 }

@@ -16,6 +16,7 @@ mod podman;
 mod pull;
 mod rootfs;
 mod short_names;
+mod subject;
 mod switch;
 mod terminal;
 mod trial;

@@ -3,32 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use toolbx_arch::trust::Caller;
 
 /// Whoever calls.
 pub struct Person {
     uid: u32,
     /// As in /etc/passwd; the uid where that does not know them.
     name: String,
-    home: PathBuf,
+    /// Where the configuration of their own containers is; the machine's root has none.
+    config: Option<PathBuf>,
 }
 
 impl Person {
-    /// Whoever calls. Fails where they have no home directory.
+    /// Whoever calls; an ordinary user is one in a user namespace too. Fails where they have no home
+    /// directory.
     pub fn calling() -> Result<Self> {
         let uid = rustix::process::geteuid().as_raw();
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let name = name_of(uid, &passwd).map_or_else(|| uid.to_string(), str::to_owned);
-        let home = std::env::home_dir().context("HOME names no home directory")?;
-        Ok(Self { uid, name, home })
+        let is_root = uid == 0 && Caller::current()? == Caller::Root;
+        let config = if is_root { None } else { Some(config_home()?) };
+        Ok(Self { uid, name, config })
     }
 
+    /// Whether it is the machine's root.
     pub fn is_root(&self) -> bool {
-        self.uid == 0
+        self.config.is_none()
     }
 
     /// Where the configuration of their own containers is; root's is the machine's.
-    pub fn home(&self) -> Option<&Path> {
-        (!self.is_root()).then_some(&self.home)
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// The name that counts in /etc/subuid: for root's containers it is Podman's own.
@@ -44,6 +49,16 @@ impl Person {
             .filter_map(|line| line.split(':').next())
             .any(|owner| owner == self.name_in_subuid() || !self.is_root() && owner == uid)
     }
+}
+
+/// Where a user's configuration is, by the XDG Base Directory Specification.
+fn config_home() -> Result<PathBuf> {
+    let named = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    if let Some(path) = named.filter(|path| path.is_absolute()) {
+        return Ok(path);
+    }
+    let home = std::env::home_dir().context("HOME names no home directory")?;
+    Ok(home.join(".config"))
 }
 
 fn name_of(uid: u32, passwd: &str) -> Option<&str> {
@@ -63,13 +78,14 @@ mod tests {
         let passwd = "root:x:0:0::/root:/bin/sh\nbroken\nann:x:1001:1001::/home/ann:/bin/sh\n";
         assert_eq!(name_of(1001, passwd), Some("ann"));
         assert_eq!(name_of(5, passwd), None);
-        let ann = Person { uid: 1001, name: "ann".into(), home: "/home/ann".into() };
+        let ann =
+            Person { uid: 1001, name: "ann".into(), config: Some("/home/ann/.config".into()) };
         for (ranges, is_in) in
             [("ann:1:2\n", true), ("bob:1:2\n1001:1:2\n", true), ("", false), ("anna:1:2", false)]
         {
             assert_eq!(ann.is_in(ranges), is_in, "{ranges}");
         }
-        let root = Person { uid: 0, name: "root".into(), home: "/root".into() };
+        let root = Person { uid: 0, name: "root".into(), config: None };
         assert!(root.is_in("containers:1:2\n") && !root.is_in("root:1:2\n0:1:2\n"));
     }
 }

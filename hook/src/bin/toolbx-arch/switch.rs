@@ -14,9 +14,9 @@ use rustix::fs::FlockOperation;
 use toolbx_arch::message::Call;
 
 use crate::args::{Enable, Where};
-use crate::hooks_d::{DropIn, OURS, OURS_PRECREATE};
+use crate::hooks_d::{DropIns, Named, OURS, OURS_PRECREATE};
 use crate::person::Person;
-use crate::{containers_conf, hooks_d, terminal};
+use crate::{containers_conf, terminal};
 
 const ALWAYS: &str = include_str!("../../../../hooks.d/50-toolbx-arch.json");
 const ANNOTATED: &str = include_str!("../../../../hooks.d/annotation-only/50-toolbx-arch.json");
@@ -70,7 +70,7 @@ fn switch(wish: Wish, whose: &Where) -> Result<()> {
     let place = Place::of(&person, whose)?;
     // Somebody else who switches waits until we are done.
     let _lock = if whose.dry_run { None } else { Some(place.lock()?) };
-    let namings = containers_conf::namings(Path::new("/"), person.home())?;
+    let namings = containers_conf::namings(Path::new("/"), person.config())?;
     let changes = place.changes(wish, namings)?;
     for change in &changes {
         if !whose.dry_run {
@@ -101,8 +101,10 @@ struct Place {
 
 impl Place {
     fn of(person: &Person, whose: &Where) -> Result<Self> {
-        let (above, parent) = match person.home() {
-            Some(home) if !whose.system => (home.to_owned(), home.join(".config")),
+        let (above, parent) = match person.config() {
+            Some(config) if !whose.system => {
+                (config.parent().context("no home directory")?.to_owned(), config.to_owned())
+            }
             None if !whose.user => ("/etc".into(), "/etc".into()),
             Some(_) => bail!("what is below /etc is root's; run it with sudo, or with --user"),
             None => bail!("root's containers follow what is below /etc; run it without --user"),
@@ -146,7 +148,7 @@ impl Place {
         namings.retain(|naming| naming.file != conf);
         let mut directories = containers_conf::hook_directories(&namings);
         directories.retain(|directory| *directory != self.hooks());
-        let others = hooks_d::read(&directories);
+        let others = DropIns::read(directories.clone());
 
         let ours: Vec<_> = [OURS, OURS_PRECREATE]
             .into_iter()
@@ -163,8 +165,10 @@ impl Place {
         if is_needed && wish != Wish::Off {
             ensure_installed()?;
         }
-        let (written, removed): (Vec<_>, Vec<_>) =
-            ours.into_iter().map(|(file, text)| Change { file, text }).partition(Change::writes);
+        let (written, removed): (Vec<_>, Vec<_>) = ours
+            .into_iter()
+            .map(|(file, text)| Change { file, text: text.map(str::to_owned) })
+            .partition(Change::writes);
         directories.push(self.hooks());
         let text = is_needed.then(|| conf_text(&directories));
         let conf = Change { file: conf, text };
@@ -180,15 +184,12 @@ impl Place {
 
 /// What our own drop-in called `name` has to say so that `wish` holds, beside what the `others` do.
 /// `None` where none is needed.
-fn text(name: &str, wish: Wish, others: &[(PathBuf, Result<DropIn>)]) -> Option<String> {
-    let other = others.iter().find(|(file, _)| file.file_name().is_some_and(|other| other == name));
-    let wanted = wish.text(name);
-    match (wanted, other) {
-        (Some(text), Some((file, Ok(_)))) if is_same(file, text) => None,
-        (Some(text), _) => Some(text.to_owned()),
-        (None, Some((_, Ok(drop_in)))) if drop_in.is_off() => None,
-        (None, Some(_)) => Some(OFF.to_owned()),
-        (None, None) => None,
+fn text(name: &str, wish: Wish, others: &DropIns) -> Option<&'static str> {
+    match (wish.text(name), others.named(name)) {
+        (Some(text), Some(Named::On(file))) if is_same(file, text) => None,
+        (Some(text), _) => Some(text),
+        (None, None | Some(Named::Off)) => None,
+        (None, Some(_)) => Some(OFF),
     }
 }
 

@@ -1,0 +1,216 @@
+//! What `explain` explains: a container, an image or a bundle, as far as it can be seen from outside.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use toolbx_arch::labels::{self, Label};
+use toolbx_arch::message;
+use toolbx_arch::oci::{self, Bundle, Config};
+use toolbx_arch::request;
+use toolbx_arch::trust::Caller;
+
+use crate::hooks_d::{self, Calls, DropIns};
+use crate::person::Person;
+use crate::podman::{self, GraphDriver};
+use crate::rootfs;
+
+/// What is to be explained.
+pub struct Subject {
+    /// For people, for example `container web (3f2a…), running`.
+    pub title: String,
+    /// The container's id; none for an image.
+    pub id: Option<String>,
+    /// Its process, if it runs.
+    pub pid: Option<i32>,
+    pub bundle: Bundle,
+    /// Its files, if it does not run.
+    pub files: Result<OwnedFd>,
+    /// The label `toolbox-arch`, where it is not in the bundle's storage.
+    pub label: Option<Label>,
+    pub has_own_user_namespace: bool,
+    /// Whether the hook is called for it.
+    pub calling: Calling,
+}
+
+/// Whether the engine, as it is configured, has our hook called for a container.
+#[derive(Default)]
+pub struct Calling {
+    /// Why no container starts at all, if so.
+    pub refused: Option<String>,
+    /// Why the hook is not called, if so.
+    pub missing: Option<&'static str>,
+    /// Whether it is called at the stage precreate too.
+    pub precreate: bool,
+}
+
+impl Calling {
+    /// As Podman is configured for whoever calls.
+    fn for_podmans(bundle: &Bundle) -> Result<Self> {
+        let drop_ins = DropIns::of(&Person::calling()?)?;
+        let is_annotated = bundle.config.annotations.iter().any(|ours| !ours.is_empty());
+        let missing = match drop_ins.calls(&hooks_d::SERVING) {
+            Calls::All(_) => None,
+            Calls::Annotated(_) if is_annotated => None,
+            Calls::Annotated(_) => Some(
+                "the hook is called for containers with an annotation only; for all, run: \
+                 toolbx-arch enable",
+            ),
+            Calls::None => Some("the hook is off; run: toolbx-arch enable"),
+        };
+        let precreate = match drop_ins.calls(&["precreate"]) {
+            Calls::All(_) => true,
+            Calls::Annotated(_) => is_annotated,
+            Calls::None => false,
+        };
+        let refused = drop_ins.broken.first().map(|(_, why)| message::line(why));
+        Ok(Self { refused, missing, precreate })
+    }
+}
+
+impl Subject {
+    pub fn find(name: &str) -> Result<Self> {
+        if let Some(container) = podman::container(name)? {
+            return Self::of_container(container);
+        }
+        match podman::image(name)? {
+            Some(image) => Self::of_image(name, image),
+            None => bail!("{}", unknown(name)),
+        }
+    }
+
+    fn of_container(container: podman::Container) -> Result<Self> {
+        let bundle = match read_bundle(&container.static_dir) {
+            Ok(Some(bundle)) => bundle,
+            Ok(None) => to_be_made(&container),
+            Err(_) if container.static_dir.as_os_str().is_empty() => bail!(
+                "container {} is half deleted; run: podman rm --force {0}",
+                message::shown(&container.id)
+            ),
+            Err(why) => return Err(why),
+        };
+        let has_own = container.host_config.has_own_user_namespace()
+            || bundle.config.has_own_user_namespace();
+        Ok(Self {
+            title: format!(
+                "container {} ({:.12}), {}",
+                container.name, container.id, container.state.status
+            ),
+            pid: Some(container.state.pid).filter(|pid| *pid > 0),
+            files: files(&container.rootfs, &container.graph_driver),
+            label: None,
+            calling: Calling::for_podmans(&bundle)?,
+            has_own_user_namespace: has_own,
+            id: Some(container.id),
+            bundle,
+        })
+    }
+
+    fn of_image(name: &str, image: podman::Image) -> Result<Self> {
+        let config = image.config;
+        let mut args: Vec<_> =
+            [config.entrypoint, config.cmd].into_iter().flatten().flatten().collect();
+        if args.is_empty() {
+            args.push("/bin/sh".into()); // something has to be run
+        }
+        let command =
+            oci::Command { args, env: config.env.unwrap_or_default(), cwd: config.working_dir };
+        let config = Config { command: Some(command), ..Config::default() };
+        let bundle = Bundle { path: PathBuf::new(), config };
+        Ok(Self {
+            title: format!("image {name} ({:.12}), declares {}", image.id, image.architecture),
+            id: None,
+            pid: None,
+            calling: Calling::for_podmans(&bundle)?,
+            bundle,
+            files: files(Path::new(""), &image.graph_driver),
+            label: image.labels.and_then(|mut labels| {
+                Some(Label { source: labels::OF_IMAGE, value: labels.remove("toolbox-arch")? })
+            }),
+            has_own_user_namespace: false,
+        })
+    }
+
+    pub fn of_bundle(directory: &Path) -> Result<Self> {
+        let directory = std::path::absolute(directory)?;
+        let bundle = read_bundle(&directory)?.with_context(|| {
+            format!("{} has no config.json, so it is no bundle", directory.display())
+        })?;
+        let files = match bundle.rootfs() {
+            Some(path) => rootfs::open(&path),
+            None => Err(anyhow!("config.json names no rootfs")),
+        };
+        Ok(Self {
+            title: format!("bundle {}", directory.display()),
+            id: None,
+            pid: None,
+            calling: Calling::default(),
+            has_own_user_namespace: bundle.config.has_own_user_namespace(),
+            bundle,
+            files,
+            label: None,
+        })
+    }
+}
+
+fn read_bundle(directory: &Path) -> Result<Option<Bundle>> {
+    let config = oci::config_in(directory)?;
+    Ok(config.map(|config| Bundle { path: directory.to_owned(), config }))
+}
+
+/// As far as it is known, the bundle that Podman will make for a container that was never started.
+fn to_be_made(container: &podman::Container) -> Bundle {
+    let args = std::iter::once(&container.path).chain(&container.args).cloned().collect();
+    let config = &container.config;
+    let annotations = config.annotations.clone().unwrap_or_default();
+    let command = oci::Command {
+        args,
+        env: config.env.clone().unwrap_or_default(),
+        cwd: config.working_dir.clone(),
+    };
+    Bundle {
+        path: container.static_dir.clone(),
+        config: Config {
+            command: Some(command),
+            annotations: Some(
+                annotations.into_iter().filter(|(key, _)| request::is_ours(key)).collect(),
+            ),
+            ..Config::default()
+        },
+    }
+}
+
+fn files(rootfs: &Path, layers: &GraphDriver) -> Result<OwnedFd> {
+    if rootfs.as_os_str().is_empty() {
+        rootfs::put_together(&layers.layers())
+    } else {
+        rootfs::open(rootfs)
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let names = podman::names();
+    let nearest = names
+        .iter()
+        .map(|known| (likeness(name, known), known))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let nearest = nearest.map(|(_, known)| format!("did you mean {known}? ")).unwrap_or_default();
+    let whose = match Caller::current() {
+        Ok(Caller::Root) => "an ordinary user's are explained to that user only",
+        _ => "root's are explained by: sudo toolbx-arch explain",
+    };
+    format!(
+        "no container or image of yours is called {}; {nearest}podman ps --all and podman images show \
+         yours, {whose}",
+        message::shown(name)
+    )
+}
+
+/// How much `name` looks like the name of a container or an image, or like the last part of that.
+fn likeness(name: &str, known: &str) -> f64 {
+    let last = known.rsplit('/').next().unwrap_or(known);
+    let untagged = last.split(':').next().unwrap_or(last);
+    let likeness = |known| strsim::jaro_winkler(name, known);
+    likeness(known).max(likeness(last)).max(likeness(untagged))
+}
