@@ -2,6 +2,8 @@
 # make build     build the hook
 # make install   install it (as root; DESTDIR, PREFIX; AUTO=no: for annotated containers only)
 # make uninstall take it away again
+# make deb       a package of the above in target/packages, for Debian and Ubuntu
+# make rpm       the same, for Fedora and its kin
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
 # make bench     measure what it takes against what it should (as root)
@@ -33,9 +35,10 @@ DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/toolbx-arch
 PACKAGES = gcc libc6-dev go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
 	fuse-overlayfs iptables debootstrap bats jq strace time binutils iproute2 \
-	python3 python3-jsonschema shellcheck debian-archive-keyring
+	python3 python3-jsonschema shellcheck debian-archive-keyring \
+	rpm lintian rpmlint
 
-.PHONY: all deps build install uninstall demo check bench lint images clean
+.PHONY: all deps build install uninstall deb rpm demo check bench lint images clean
 .DELETE_ON_ERROR:
 
 all: build
@@ -75,6 +78,9 @@ uninstall:
 	rm -f $(LIBEXEC)/toolbx-arch-hook
 	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) 2>/dev/null || true
 
+deb rpm: build
+	packaging/package $@
+
 demo: deps build
 	@tests/images --small
 	tests/lab tests/demo
@@ -94,7 +100,7 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
-		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers
+		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers packaging/package
 	shellcheck --shell=sh hook/tests/container.sh
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
 	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources
