@@ -65,6 +65,7 @@ install:
 	install -D -m 644 policies/default.json $(DATA)/policy.json
 	install -D -m 644 policies/policy.schema.json $(DATA)/policy.schema.json
 	install -D -m 644 policies/strict.json $(DOCDIR)/policies/strict.json
+	install -D -m 644 policies/ci.json $(DOCDIR)/policies/ci.json
 	install -D -m 644 target/man/toolbx-arch-hook.8 $(MANDIR)/man8/toolbx-arch-hook.8
 	install -D -m 644 target/man/toolbx-arch-policy.5 $(MANDIR)/man5/toolbx-arch-policy.5
 	install -D -m 644 podman-hooks.d$(WHEN)/50-toolbx-arch-userns.json \
