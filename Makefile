@@ -102,7 +102,7 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
 		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers packaging/package
-	shellcheck --shell=sh hook/tests/container.sh
+	shellcheck --shell=sh hook/tests/container.sh images/with-hooks
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
 	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources
 
