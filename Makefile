@@ -36,7 +36,7 @@ PACKAGES = gcc libc6-dev go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
 	fuse-overlayfs iptables debootstrap bats jq strace time binutils iproute2 \
 	python3 python3-jsonschema shellcheck debian-archive-keyring \
-	rpm lintian rpmlint
+	rpm lintian rpmlint secilc apparmor
 
 .PHONY: all deps build install uninstall deb rpm demo check bench lint images clean
 .DELETE_ON_ERROR:
@@ -66,6 +66,8 @@ install:
 	install -D -m 644 policies/policy.schema.json $(DATA)/policy.schema.json
 	install -D -m 644 policies/strict.json $(DOCDIR)/policies/strict.json
 	install -D -m 644 policies/ci.json $(DOCDIR)/policies/ci.json
+	install -D -m 644 policies/selinux/toolbx_arch.cil $(DOCDIR)/policies/selinux/toolbx_arch.cil
+	install -D -m 644 policies/apparmor/toolbx-arch-hook $(DOCDIR)/policies/apparmor/toolbx-arch-hook
 	install -D -m 644 target/man/toolbx-arch-hook.8 $(MANDIR)/man8/toolbx-arch-hook.8
 	install -D -m 644 target/man/toolbx-arch-policy.5 $(MANDIR)/man5/toolbx-arch-policy.5
 	install -D -m 644 podman-hooks.d$(WHEN)/50-toolbx-arch-userns.json \

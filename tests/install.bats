@@ -11,7 +11,9 @@ source=$BATS_TEST_DIRNAME/..
     [ "$status" = 0 ]
     diff <(sort <<<"$output") - <<EOF
 644 usr/share/containers/oci/hooks.d/50-toolbx-arch.json
+644 usr/share/doc/toolbx-arch/policies/apparmor/toolbx-arch-hook
 644 usr/share/doc/toolbx-arch/policies/ci.json
+644 usr/share/doc/toolbx-arch/policies/selinux/toolbx_arch.cil
 644 usr/share/doc/toolbx-arch/policies/strict.json
 644 usr/share/man/man5/toolbx-arch-policy.5
 644 usr/share/man/man8/toolbx-arch-hook.8
