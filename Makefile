@@ -2,6 +2,8 @@
 # make build     build the hook and the program toolbx-arch
 # make install   install it (as root; DESTDIR, PREFIX; AUTO=no: for annotated containers only)
 # make uninstall take it away again
+# make deb       a package of the above in target/packages, for Debian and Ubuntu
+# make rpm       the same, for Fedora and its kin
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
 # make bench     measure what it takes against what it should (as root)
@@ -43,9 +45,10 @@ DOCDIR = $(SHAREDIR)/doc/toolbx-arch
 PACKAGES = gcc libc6-dev go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
 	fuse-overlayfs iptables debootstrap bats jq strace time binutils iproute2 \
-	python3 python3-jsonschema shellcheck debian-archive-keyring
+	python3 python3-jsonschema shellcheck debian-archive-keyring \
+	rpm lintian rpmlint secilc apparmor
 
-.PHONY: all deps build install uninstall demo check bench lint images clean
+.PHONY: all deps build install uninstall deb rpm demo check bench lint images clean
 .DELETE_ON_ERROR:
 
 all: build
@@ -75,6 +78,9 @@ install:
 	install -D -m 644 policies/default.json $(DATA)/policy.json
 	install -D -m 644 policies/policy.schema.json $(DATA)/policy.schema.json
 	install -D -m 644 policies/strict.json $(DOCDIR)/policies/strict.json
+	install -D -m 644 policies/ci.json $(DOCDIR)/policies/ci.json
+	install -D -m 644 policies/selinux/toolbx_arch.cil $(DOCDIR)/policies/selinux/toolbx_arch.cil
+	install -D -m 644 policies/apparmor/toolbx-arch-hook $(DOCDIR)/policies/apparmor/toolbx-arch-hook
 	install -D -m 755 $(PROGRAM) $(BINDIR)/toolbx-arch
 	install -D -m 644 -t $(MANDIR)/man1 target/man/*.1
 	install -D -m 644 target/completions/toolbx-arch.bash \
@@ -99,6 +105,9 @@ uninstall:
 	rm -f $(LIBEXEC)/toolbx-arch-hook
 	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) 2>/dev/null || true
 
+deb rpm: build
+	packaging/package $@
+
 demo: deps build
 	@tests/images --small
 	tests/lab tests/demo
@@ -118,8 +127,8 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
-		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers
-	shellcheck --shell=sh hook/tests/container.sh
+		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers packaging/package
+	shellcheck --shell=sh hook/tests/container.sh images/with-hooks
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
 	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources
 

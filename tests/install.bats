@@ -12,6 +12,9 @@ source=$BATS_TEST_DIRNAME/..
     diff <(sort <<<"$output") - <<EOF
 644 usr/share/bash-completion/completions/toolbx-arch
 644 usr/share/containers/oci/hooks.d/50-toolbx-arch.json
+644 usr/share/doc/toolbx-arch/policies/apparmor/toolbx-arch-hook
+644 usr/share/doc/toolbx-arch/policies/ci.json
+644 usr/share/doc/toolbx-arch/policies/selinux/toolbx_arch.cil
 644 usr/share/doc/toolbx-arch/policies/strict.json
 644 usr/share/fish/vendor_completions.d/toolbx-arch.fish
 644 usr/share/man/man1/toolbx-arch-cdi.1
@@ -69,8 +72,10 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
     for policy in "$source"/policies/*.json; do
         [ "${policy##*/}" = policy.schema.json ] || validate "$policy"
     done
-    # Complete: every key of the schema is in the default.
-    diff <(jq -r '.properties | keys[]' "$source/policies/policy.schema.json") <(jq -r 'keys[]' "$source/policies/default.json")
+    # Complete: every key of the schema is in the default, and in that for CI.
+    for policy in default ci; do
+        diff <(jq -r '.properties | keys[]' "$source/policies/policy.schema.json") <(jq -r 'keys[]' "$source/policies/$policy.json")
+    done
     for policy in '{"inject": 1}' '{"unknown": 1}' '[]' '{"credentials": "always"}' \
         '{"emulator_directories": ["usr/bin"]}' '{"emulator_directories": ["/a\tb"]}' \
         '{"emulator_directories": ["/a/../b"]}' '{"emulator_names": ["qemu"]}' \
@@ -85,6 +90,23 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
         [ "$status" != 0 ] || fail "the hook takes $policy"
         tail -n 1 /run/log.records | grep -q 'policy /etc/toolbx-arch/policy.json:1:'
     done
+}
+
+@test "the policy for CI: no rights, no emulator of this machine's own, no label" {
+    mkdir -p /etc/toolbx-arch
+    cp "$source/policies/ci.json" /etc/toolbx-arch/policy.json
+    cp /usr/bin/qemu-aarch64-static /usr/local/bin/
+    run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=arm64 localhost/busybox:arm64 uname -m
+    prints aarch64
+    logged 'targets[0].emulator="/usr/bin/qemu-aarch64-static"' 'targets[0].flags="OPF"'
+    run as_alice run --rm --annotation toolbox-arch=arm64 localhost/busybox:arm64 uname -m
+    [ "$status" != 0 ]
+    logged 'decision="refused"'
+    # The default says otherwise, to all three.
+    rm -r /etc/toolbx-arch
+    run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbox-arch=arm64 localhost/busybox:arm64 uname -m
+    prints aarch64
+    logged 'targets[0].emulator="/usr/local/bin/qemu-aarch64-static"' 'targets[0].flags="OPFC"'
 }
 
 @test "help, version, and a wrong call" {
