@@ -85,6 +85,21 @@ fresh_rpm() { forget; install_rpm; }
 @test "deb: install, upgrade, purge, and nothing is left" { lives deb; }
 @test "rpm: install, upgrade, erase, and nothing is left" { lives rpm; }
 
+@test "deb: as somebody would who has Podman only" {
+    mkdir -p "$RUN/qemu"
+    mv /usr/bin/qemu-* "$RUN/qemu"
+    install_deb
+    run alice toolbx-arch doctor
+    mv "$RUN"/qemu/* /usr/bin # which is what it says
+    [[ "$status" = 2 && "$output" == *"✗ emulators        none was found; install the package qemu-user-static"* ]] || fail "$output"
+    run alice toolbx-arch doctor
+    [[ "$status" -le 1 && "$output" != *✗* ]] || fail "$output"
+    runs
+    [ -e /usr/share/man/man1/toolbx-arch-doctor.1.gz ]
+    remove_deb
+    run -127 alice toolbx-arch doctor
+}
+
 @test "deb: removed and not purged, it leaves nothing either" {
     install_deb
     "${deb[@]}" --remove toolbx-arch >/dev/null

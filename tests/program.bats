@@ -146,6 +146,20 @@ END
     [[ "$status" = 1 && "$output" == *"Podman is not installed; toolbx-arch explain --bundle DIR does without"* ]] || fail "$output"
 }
 
+@test "doctor in a container, and on a narrow terminal" {
+    local narrow
+    run --separate-stderr as_root run --rm --network none --volume "$(command -v toolbx-arch):/toolbx-arch:ro" \
+        localhost/busybox:amd64 /toolbx-arch doctor --json
+    [ "$status" = 2 ] || fail "$output" "$stderr"
+    holds 'any(.[]; .check == "container" and .status == "warning" and (.says | contains("/run/.containerenv")))'
+    holds 'any(.[]; .check == "engines" and .status == "error")'
+    # Lines are as long as they are, and the terminal wraps them.
+    run script --quiet --return --command "stty cols 40; toolbx-arch doctor" /dev/null
+    narrow=$output
+    run script --quiet --return --command "stty cols 200; toolbx-arch doctor" /dev/null
+    [ "$output" = "$narrow" ]
+}
+
 @test "list: emulators, versions, host handlers" {
     run toolbx-arch list
     [ "${#lines[@]}" = 35 ] || fail "$output"
@@ -229,6 +243,14 @@ END
     [[ "$status" = 1 && "$stderr" == *"an ordinary user's are explained to that user only"* ]] || fail "$stderr"
     explains as_alice $'\e[31m'
     [[ "$status" = 1 && "$stderr" != *$'\e'* ]] || fail "$stderr"
+    # Half deleted: its files are gone, and Podman still knows it.
+    rm -r /home/alice/.local/share/containers/storage/overlay-containers/"$(as_alice inspect --format '{{.Id}}' hers)"
+    explains as_alice hers
+    [[ "$status" = 0 && "$output" == "container hers"* ]] || fail "$output" "$stderr"
+    rm -r /home/alice/.local/share/containers/storage/overlay/"$(as_alice inspect --format '{{.GraphDriver.Data.UpperDir}}' hers |
+        sed 's,.*/overlay/\([^/]*\)/.*,\1,')"
+    explains as_alice hers
+    [[ "$status" = 1 && "$stderr" == *"podman container inspect hers: "*"no such file or directory"* ]] || fail "$output" "$stderr"
     explains as_root --bundle /etc
     [[ "$status" = 1 && "$stderr" == *"/etc has no config.json, so it is no bundle"* ]] || fail "$stderr"
     explains as_root --bundle /etc/passwd
@@ -315,6 +337,8 @@ END
     run -1 toolbx-arch enable --user
     refused "run it without --user"
     run -2 toolbx-arch enable --auto --annotation-only
+    run -1 unshare --mount sh -c 'mount --bind /etc /etc && mount -o remount,bind,ro /etc && exec toolbx-arch enable --annotation-only'
+    refused "mkdir /etc/toolbx-arch/hooks.d: EROFS"
     chmod 500 /home/alice
     run -1 alice toolbx-arch enable --annotation-only
     refused "mkdir /home/alice/.config/toolbx-arch/hooks.d: EACCES"
