@@ -43,6 +43,7 @@ explains() { # engine arguments… : as that engine's user
         for check in kernel binfmt_misc sandbox engines runtimes hook policy emulators log; do
             holds "any(.[]; .check == \"$check\")"
         done
+        holds '.[] | select(.check == "emulators").details | length > 20 and all(.[]; .ran)'
         holds '.[] | select(.check == "emulators").says | test("^(?<n>[0-9]+) static \\([0-9.]+\\); \\k<n> ran a program$")'
         run $caller toolbx-arch doctor
         [[ "${lines[0]}" == "✓ kernel "* && "$output" != *$'\e'* ]] || fail "$output"
@@ -117,6 +118,8 @@ END
     diagnoses drop-ins error "other.json: there is no stage createrun; no container starts with it" "mend or remove"
     echo '{' >${drop_in%/*}/other.json
     diagnoses drop-ins error "other.json is no drop-in"
+    sed 's/createRuntime/precreate/' "$RUN/drop-in" >${drop_in%/*}/other.json
+    diagnoses drop-ins error "other.json is for Podman alone; Buildah and CRI-O refuse it"
     rm ${drop_in%/*}/other.json
     mv "$RUN/drop-in" $drop_in
 

@@ -6,18 +6,18 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use toolbx_arch::instance::Visible;
 use toolbx_arch::message;
 use toolbx_arch::policy::{self, Policy};
 use toolbx_arch::trust::Caller;
 
 use crate::args::Doctor;
-use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE};
+use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE, PRECREATE};
 use crate::list::{self, Target};
 use crate::terminal::{self, Mark};
 use crate::trial::{self, Trial};
-use crate::{caller, hooks_d, person::Person};
+use crate::{caller, containers_conf, hooks_d, person::Person};
 
 /// What one look has shown.
 struct Finding {
@@ -27,18 +27,20 @@ struct Finding {
     says: String,
     /// What mends it.
     fix: Option<String>,
+    /// What it is made of, for programs.
+    details: Option<Value>,
 }
 
 fn good(what: &'static str, says: impl Into<String>) -> Finding {
-    Finding { what, mark: Mark::Good, says: says.into(), fix: None }
+    Finding { what, mark: Mark::Good, says: says.into(), fix: None, details: None }
 }
 
 fn warning(what: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Finding {
-    Finding { what, mark: Mark::Warning, says: says.into(), fix: Some(fix.into()) }
+    Finding { what, mark: Mark::Warning, says: says.into(), fix: Some(fix.into()), details: None }
 }
 
 fn bad(what: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Finding {
-    Finding { what, mark: Mark::Bad, says: says.into(), fix: Some(fix.into()) }
+    Finding { what, mark: Mark::Bad, says: says.into(), fix: Some(fix.into()), details: None }
 }
 
 pub fn run(arguments: &Doctor) -> Result<ExitCode> {
@@ -77,6 +79,7 @@ fn show(arguments: &Doctor, findings: &[Finding]) {
                 "status": finding.mark.name(),
                 "says": finding.says,
                 "fix": finding.fix,
+                "details": finding.details,
             })
         };
         terminal::print_json(&findings.iter().map(to_json).collect());
@@ -233,10 +236,29 @@ fn drop_ins(person: &Person) -> Vec<Finding> {
         let says = format!("{}; no container starts with it", message::line(why));
         bad(WHAT, says, mend(file))
     });
-    let mut findings: Vec<_> = broken.collect();
+    let misplaced = drop_ins.for_podman_alone().map(|file| {
+        let says = format!("{} is for Podman alone; Buildah and CRI-O refuse it", file.display());
+        bad(WHAT, says, "move it to another directory, and name that in Podman's hooks_dir")
+    });
+    let mut findings: Vec<_> = broken.chain(misplaced).collect();
+    findings.push(directories(&drop_ins));
     findings.push(enabled(&drop_ins));
     findings.extend(person.is_root().then(|| precreate(&drop_ins)));
     findings
+}
+
+/// Where engines look for drop-ins.
+fn directories(drop_ins: &DropIns) -> Finding {
+    let podmans = drop_ins.directories.iter().map(|path| path.display().to_string());
+    let podmans: Vec<_> = podmans.collect();
+    let others = containers_conf::DEFAULT_HOOKS;
+    good(
+        "directories",
+        format!(
+            "Podman reads {}; root's builds and CRI-O read {others}, other builds what --hooks-dir names",
+            podmans.join(", ")
+        ),
+    )
 }
 
 fn mend(drop_in: &Path) -> String {
@@ -266,8 +288,8 @@ fn enabled(drop_ins: &DropIns) -> Finding {
 
 /// Whether root's containers without `--userns` are served.
 fn precreate(drop_ins: &DropIns) -> Finding {
-    const WHAT: &str = "precreate";
-    match drop_ins.calls(&["precreate"]) {
+    const WHAT: &str = PRECREATE;
+    match drop_ins.calls(&[PRECREATE]) {
         Calls::All(file) | Calls::Annotated(file) => {
             good(WHAT, format!("on, by {}", file.display()))
         }
@@ -337,9 +359,25 @@ fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
         return vec![bad(WHAT, "none was found", fix)];
     }
     if found > 0 {
-        findings.insert(0, good(WHAT, summary(&targets, trial)));
+        let details = targets.iter().filter_map(|target| details(target, caller, trial)).collect();
+        let summary = good(WHAT, summary(&targets, trial));
+        findings.insert(0, Finding { details: Some(details), ..summary });
     }
     findings
+}
+
+/// An emulator that can be used.
+fn details(target: &Target, caller: Caller, trial: &Trial) -> Option<Value> {
+    let emulator = target.emulator.as_ref().ok()?;
+    // In a user's namespace uid 0 is that user; and of others, root alone is trusted.
+    let is_callers = caller != Caller::Root && emulator.belongs_to_root;
+    Some(json!({
+        "target": target.arch.name,
+        "path": emulator.path.display().to_string(),
+        "version": list::version(&emulator.path),
+        "owner": if is_callers { "caller" } else { "root" },
+        "ran": trial.targets.get(target.arch.name).is_some_and(Option::is_none),
+    }))
 }
 
 /// How many, of which version, and whether they were tried.

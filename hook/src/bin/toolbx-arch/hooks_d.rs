@@ -13,7 +13,7 @@ use crate::person::Person;
 
 /// The stages that Podman knows; another one stops every container.
 const STAGES: [&str; 7] = [
-    "precreate",
+    PRECREATE,
     "prestart",
     "createRuntime",
     "createContainer",
@@ -27,6 +27,8 @@ const HOOK: &str = "toolbx-arch-hook";
 pub const OURS: &str = "50-toolbx-arch.json";
 pub const OURS_PRECREATE: &str = "50-toolbx-arch-userns.json";
 
+/// The stage before a container is made, which only Podman has.
+pub const PRECREATE: &str = "precreate";
 /// The stages at which it serves a container.
 pub const SERVING: [&str; 2] = ["createRuntime", "prestart"];
 
@@ -141,6 +143,15 @@ impl DropIns {
             Some((file, drop_in)) if drop_in.is_always() => Calls::All(file),
             Some((file, _)) => Calls::Annotated(file),
         }
+    }
+
+    /// Those that Podman alone understands, in the directory that other engines read too.
+    pub fn for_podman_alone(&self) -> impl Iterator<Item = &Path> {
+        let is_misplaced = |(file, drop_in): &&(PathBuf, DropIn)| {
+            file.starts_with(containers_conf::DEFAULT_HOOKS)
+                && drop_in.stages.iter().any(|stage| stage == PRECREATE)
+        };
+        self.usable.iter().filter(is_misplaced).map(|(file, _)| file.as_path())
     }
 
     /// The one that is called `name`.

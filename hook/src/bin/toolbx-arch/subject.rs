@@ -58,7 +58,7 @@ impl Calling {
             ),
             Calls::None => Some("the hook is off; run: toolbx-arch enable"),
         };
-        let precreate = match drop_ins.calls(&["precreate"]) {
+        let precreate = match drop_ins.calls(&[hooks_d::PRECREATE]) {
             Calls::All(_) => true,
             Calls::Annotated(_) => is_annotated,
             Calls::None => false,
