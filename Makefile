@@ -35,6 +35,9 @@ DROP_INS = $(DESTDIR)/usr/share/containers/oci/hooks.d
 DATA = $(DESTDIR)/usr/share/toolbx-arch
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 SHAREDIR = $(DESTDIR)$(PREFIX)/share
+# What `toolbx-arch enable` and `disable` choose from: the name there, and where it is here.
+CHOICES = all=hooks.d annotation-only=hooks.d/annotation-only off=hooks.d/off \
+	precreate=podman-hooks.d precreate-annotation-only=podman-hooks.d/annotation-only
 # Not where engines look by themselves: only Podman knows the stage that is asked for there.
 PODMAN_DROP_INS = $(DATA)/podman-hooks.d
 MANDIR = $(SHAREDIR)/man
@@ -90,6 +93,9 @@ install:
 		$(SHAREDIR)/fish/vendor_completions.d/toolbx-arch.fish
 	install -D -m 644 target/man/toolbx-arch-hook.8 $(MANDIR)/man8/toolbx-arch-hook.8
 	install -D -m 644 target/man/toolbx-arch-policy.5 $(MANDIR)/man5/toolbx-arch-policy.5
+	for choice in $(CHOICES); do \
+		install -D -m 644 -t $(DATA)/hooks.d/$${choice%%=*} $${choice#*=}/*.json; \
+	done
 	install -D -m 644 podman-hooks.d$(WHEN)/50-toolbx-arch-userns.json \
 		$(PODMAN_DROP_INS)/50-toolbx-arch-userns.json
 	install -D -m 644 hooks.d$(WHEN)/50-toolbx-arch.json $(DROP_INS)/50-toolbx-arch.json

@@ -27,6 +27,12 @@ source=$BATS_TEST_DIRNAME/..
 644 usr/share/man/man1/toolbx-arch.1
 644 usr/share/man/man5/toolbx-arch-policy.5
 644 usr/share/man/man8/toolbx-arch-hook.8
+644 usr/share/toolbx-arch/hooks.d/all/50-toolbx-arch.json
+644 usr/share/toolbx-arch/hooks.d/annotation-only/50-toolbx-arch.json
+644 usr/share/toolbx-arch/hooks.d/off/50-toolbx-arch-userns.json
+644 usr/share/toolbx-arch/hooks.d/off/50-toolbx-arch.json
+644 usr/share/toolbx-arch/hooks.d/precreate-annotation-only/50-toolbx-arch-userns.json
+644 usr/share/toolbx-arch/hooks.d/precreate/50-toolbx-arch-userns.json
 644 usr/share/toolbx-arch/podman-hooks.d/50-toolbx-arch-userns.json
 644 usr/share/toolbx-arch/policy.json
 644 usr/share/toolbx-arch/policy.schema.json

@@ -100,6 +100,18 @@ fresh_rpm() { forget; install_rpm; }
     run -127 alice toolbx-arch doctor
 }
 
+@test "deb: removed while it is switched on, or off, containers start" {
+    local choice
+    for choice in "enable --annotation-only" "enable --precreate" disable; do
+        install_deb
+        toolbx-arch $choice
+        remove_deb
+        run --separate-stderr as_root run --rm --network none localhost/busybox:amd64 uname -m
+        prints x86_64
+        rm -r /etc/containers/containers.conf.d
+    done
+}
+
 @test "deb: removed and not purged, it leaves nothing either" {
     install_deb
     "${deb[@]}" --remove toolbx-arch >/dev/null

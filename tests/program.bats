@@ -47,6 +47,7 @@ explains() { # engine arguments… : as that engine's user
         holds '.[] | select(.check == "emulators").says | test("^(?<n>[0-9]+) static \\([0-9.]+\\); \\k<n> ran a program$")'
         run $caller toolbx-arch doctor
         [[ "${lines[0]}" == "✓ kernel "* && "$output" != *$'\e'* ]] || fail "$output"
+        run --separate-stderr -2 $caller env --unset=HOME sh -c 'exec toolbx-arch doctor --nonsense'
     done
 }
 
@@ -57,7 +58,8 @@ explains() { # engine arguments… : as that engine's user
     [[ "$output" == *"✓ kernel"* && "$output" != *$'\e'* ]] || fail "$output"
     toolbx-arch doctor | true
     [ "${PIPESTATUS[0]}" -le 1 ]
-    [ "$(toolbx-arch list 2>&1 >&- | wc -c)" = 0 ] # a closed standard output
+    run -1 sh -c 'toolbx-arch list >/dev/full'
+    refused "write to standard output: No space left"
 }
 
 @test "doctor and explain name what is broken: the emulator" {
@@ -105,7 +107,7 @@ END
 
     mv $hook "$RUN/hook"
     diagnoses drop-ins error "$drop_in: its hook $hook" "reinstall toolbx-arch"
-    diagnoses hook error "no usable drop-in"
+    diagnoses hook error "no usable drop-in" "install toolbx-arch"
     explains as_alice victim
     [[ "$output" == *"refused: no container starts: $drop_in: its hook $hook"* ]] || fail "$output"
     run -1 toolbx-arch enable --annotation-only
@@ -135,7 +137,7 @@ END
     sed -i.kept /alice/d /etc/subgid
     run alice toolbx-arch doctor
     [ "$status" = 1 ]
-    [[ "$output" == *"! subuid, subgid   alice is not in /etc/subgid; run: sudo usermod --add-subuids"* ]] || fail "$output"
+    [[ "$output" == *"! subids           alice is not in /etc/subgid; run: sudo usermod --add-subuids"* ]] || fail "$output"
     mv /etc/subgid.kept /etc/subgid
     mv /run/systemd/journal/dev-log{,.away}
     diagnoses log warning "no syslog daemon listens"
@@ -145,6 +147,8 @@ END
     PATH=$RUN/bin run toolbx-arch doctor
     [ "$status" = 2 ]
     [[ "$output" == *"✗ engines          none was found; install Podman"*"✗ runtimes         none was found; install crun"* ]] || fail "$output"
+    run alice env PATH="$RUN/bin" toolbx-arch explain x
+    [[ "$status" = 1 && "$output" == *"Podman is not installed"* ]] || fail "$output"
     PATH=$RUN/bin run toolbx-arch explain x
     [[ "$status" = 1 && "$output" == *"Podman is not installed; toolbx-arch explain --bundle DIR does without"* ]] || fail "$output"
 }
@@ -157,9 +161,9 @@ END
     holds 'any(.[]; .check == "container" and .status == "warning" and (.says | contains("/run/.containerenv")))'
     holds 'any(.[]; .check == "engines" and .status == "error")'
     # Lines are as long as they are, and the terminal wraps them.
-    run script --quiet --return --command "stty cols 40; toolbx-arch doctor" /dev/null
+    run script --quiet --return --command "stty cols 40 rows 20; toolbx-arch doctor" /dev/null
     narrow=$output
-    run script --quiet --return --command "stty cols 200; toolbx-arch doctor" /dev/null
+    run script --quiet --return --command "stty cols 200 rows 20; toolbx-arch doctor" /dev/null
     [ "$output" = "$narrow" ]
 }
 
@@ -203,7 +207,7 @@ END
     as_alice create --name asked --annotation toolbx.arch=s390x $arm true >/dev/null
     explains as_alice --json asked
     holds '.decision == "emulated" and .scope == "shared" and (.targets | map(.target)) == ["s390x", "aarch64"]'
-    holds '.sources["annotation toolbx.arch"] == "\"s390x\"" and (.notes[0] | contains("not asked for"))'
+    holds 'any(.sources[]; .source == "annotation toolbx.arch" and .says == "\"s390x\"") and (.notes[0] | contains("not asked for"))'
     as_alice run --name done localhost/busybox:amd64 true
     explains as_alice done
     [[ "$output" == *"), exited"*"first program "*"is for x86_64"*"left alone: nothing asks"* ]] || fail "$output"
@@ -218,6 +222,21 @@ END
     [[ "$output" == *"is for aarch64"*"emulated, in scope shared"* ]] || fail "$output"
     explains as_alice $arm
     [[ "$output" == "image $arm ("*"declares amd64"*"/bin/sh is for aarch64"*"emulated"* ]] || fail "$output" "$stderr"
+}
+
+@test "explain: nothing of an image reaches the terminal but text" {
+    local container
+    container=$(alice buildah from localhost/busybox:amd64)
+    alice buildah config --arch $'amd64\e]0;X\a' --label $'toolbox-arch=\e[2J\u202e' "$container"
+    alice buildah commit --quiet "$container" localhost/escapes >/dev/null
+    alice buildah rm "$container" >/dev/null
+    local json
+    for json in "" --json; do
+        explains as_alice $json localhost/escapes
+        [ "$status" = 0 ] || fail "$stderr"
+        [[ "$output" == *amd64* && "$output" != *$'\e'* && "$output" != *$'\a'* && "$output" != *$'\u202e'* ]] || fail "$output"
+    done
+    holds '.subject | contains("\u001b")'
 }
 
 @test "explain: what the hook did at the last start" {
@@ -254,10 +273,15 @@ END
         sed 's,.*/overlay/\([^/]*\)/.*,\1,')"
     explains as_alice hers
     [[ "$status" = 1 && "$stderr" == *"podman container inspect hers: "*"no such file or directory"* ]] || fail "$output" "$stderr"
+    mkdir -p "$RUN/pipe"
+    mkfifo "$RUN/pipe/config.json"
+    explains as_root --bundle "$RUN/pipe"
+    [[ "$status" = 1 && "$stderr" == *"config.json is not a file"* ]] || fail "$stderr"
+    rm -r "$RUN/pipe"
     explains as_root --bundle /etc
     [[ "$status" = 1 && "$stderr" == *"/etc has no config.json, so it is no bundle"* ]] || fail "$stderr"
     explains as_root --bundle /etc/passwd
-    [ "$status" = 1 ] || fail "$output"
+    [[ "$status" = 1 && "$stderr" == *"/etc/passwd has no config.json, so it is no bundle"* ]] || fail "$stderr"
     explains as_root
     [ "$status" = 2 ]
     mkdir -p "$RUN/bundle"
@@ -274,7 +298,7 @@ END
     run alice toolbx-arch enable
     prints "Nothing is to be changed."
     run alice toolbx-arch enable --annotation-only --dry-run
-    [[ "${lines[0]}" == "would write /home/alice/.config/toolbx-arch/hooks.d/50-toolbx-arch.json:" ]] || fail "$output"
+    [[ "${lines[0]}" == "would write /home/alice/.config/containers/containers.conf.d/toolbx-arch.conf:" ]] || fail "$output"
     [ "$(alice find /home/alice/.config 2>/dev/null | sort)" = "$before" ]
 
     alice toolbx-arch enable --annotation-only
@@ -301,7 +325,6 @@ END
     run --separate-stderr as_alice run --rm $arm uname -m
     prints aarch64
     [ -z "$(alice find /home/alice/.config -type f)" ]
-    [ ! -e /home/alice/.config/toolbx-arch ]
 }
 
 @test "enable and disable: for everybody, with precreate" {
@@ -312,26 +335,72 @@ END
         >/etc/containers/containers.conf.d/10-mine.conf
     cp /etc/containers/containers.conf.d/10-mine.conf "$RUN/mine.conf"
     toolbx-arch enable --precreate
-    grep -q '"/nowhere", "/etc/toolbx-arch/hooks.d"' /etc/containers/containers.conf.d/50-toolbx-arch.conf
+    grep -q '"/nowhere", "/usr/share/toolbx-arch/hooks.d/precreate"' /etc/containers/containers.conf.d/toolbx-arch.conf
     explains as_root $arm
     [[ "$output" == *"emulated, in scope private"* ]] || fail "$output"
     run --separate-stderr as_root run --rm --network none $userns $arm uname -m
     prints aarch64
     run toolbx-arch doctor --json
-    holds 'any(.[]; .check == "precreate" and (.says | startswith("on, by /etc/toolbx-arch")))'
+    holds 'any(.[]; .check == "precreate" and (.says | startswith("on, by /usr/share/toolbx-arch/hooks.d/precreate/")))'
     toolbx-arch disable
     run as_root run --rm --network none --userns=auto $arm uname -m
     [ "$status" != 0 ] || fail "$output"
     toolbx-arch enable
     diff /etc/containers/containers.conf.d/10-mine.conf "$RUN/mine.conf"
     [ "$(ls /etc/containers/containers.conf.d)" = 10-mine.conf ]
-    [ ! -e /etc/toolbx-arch ]
 
     # Read later than ours, and it names no directory of ours.
-    printf '[engine]\nhooks_dir = ["/usr/share/containers/oci/hooks.d"]\n' >/etc/containers/containers.conf.d/99.conf
+    printf '[engine]\nhooks_dir = ["/usr/share/containers/oci/hooks.d"]\n' >/etc/containers/containers.conf.d/zz.conf
     run -1 toolbx-arch enable --precreate
-    refused "99.conf names hooks_dir, and is read after ours; add /etc/toolbx-arch/hooks.d to it"
-    [ ! -e /etc/toolbx-arch ]
+    refused "zz.conf names hooks_dir, and is read after /etc/containers/containers.conf.d/toolbx-arch.conf"
+    # One that names what is wanted will do.
+    printf '[engine]\nhooks_dir = ["/usr/share/containers/oci/hooks.d", "/usr/share/toolbx-arch/podman-hooks.d"]\n' \
+        >/etc/containers/containers.conf.d/zz.conf
+    run toolbx-arch enable --precreate
+    prints "Nothing is to be changed."
+    # Another name, which nothing of ours could override.
+    cp $drop_in /usr/share/containers/oci/hooks.d/mine.json
+    run -1 toolbx-arch disable
+    refused "mine.json has the hook called too"
+    rm /usr/share/containers/oci/hooks.d/mine.json
+    [ "$(ls /etc/containers/containers.conf.d)" = $'10-mine.conf\nzz.conf' ]
+}
+
+@test "enable: whatever the umask, and the user's name" {
+    local mask
+    for mask in 0 027; do
+        (umask $mask; toolbx-arch enable --annotation-only; toolbx-arch cdi --install) >/dev/null
+        diff <(stat --format='%a %n' /etc/containers/containers.conf.d{,/toolbx-arch.conf} /etc/cdi{,/toolbx-arch.json}) - <<END
+755 /etc/containers/containers.conf.d
+644 /etc/containers/containers.conf.d/toolbx-arch.conf
+755 /etc/cdi
+644 /etc/cdi/toolbx-arch.json
+END
+        as_alice ps >/dev/null
+        rm -r /etc/containers/containers.conf.d /etc/cdi
+    done
+    # A name that needs care in TOML, and our own file, broken by somebody.
+    local home=$'/home/alice/jose\u0301 "x\\y"/.config'
+    alice mkdir -p "$home/containers"
+    printf '[engine]\nhooks_dir = [%s]\n' "$(jq -Rc <<<"$home/hooks")" | alice tee "$home/containers/containers.conf" >/dev/null
+    alice env XDG_CONFIG_HOME="$home" toolbx-arch enable --annotation-only
+    alice env XDG_CONFIG_HOME="$home" podman info --format '{{.Host.Arch}}'
+    echo '[' | alice tee "$home/containers/containers.conf.d/toolbx-arch.conf" >/dev/null
+    run alice env XDG_CONFIG_HOME="$home" toolbx-arch enable
+    [[ "$status" = 0 && "$output" == *"wrote "* ]] || fail "$output"
+    alice env XDG_CONFIG_HOME="$home" podman info --format '{{.Host.Arch}}'
+    rm -r "${home%/.config}"
+}
+
+@test "enable: a lock that somebody else holds" {
+    local holder
+    alice flock --no-fork /etc sleep 60 &
+    holder=$!
+    while flock --nonblock /etc true; do :; done
+    run -1 toolbx-arch enable --annotation-only
+    kill $(pgrep --parent "$holder") # the shell that waits for it ends then
+    wait "$holder" || true
+    refused "/etc is locked by another program; try again"
 }
 
 @test "enable: who may not, and two at once" {
@@ -341,10 +410,10 @@ END
     refused "run it without --user"
     run -2 toolbx-arch enable --auto --annotation-only
     run -1 unshare --mount sh -c 'mount --bind /etc /etc && mount -o remount,bind,ro /etc && exec toolbx-arch enable --annotation-only'
-    refused "mkdir /etc/toolbx-arch/hooks.d: EROFS"
+    refused "mkdir /etc/containers/containers.conf.d: EROFS"
     chmod 500 /home/alice
     run -1 alice toolbx-arch enable --annotation-only
-    refused "mkdir /home/alice/.config/toolbx-arch/hooks.d: EACCES"
+    refused "mkdir /home/alice/.config/containers/containers.conf.d: EACCES"
     chmod 700 /home/alice
     local i pids=()
     for i in {1..10}; do
@@ -354,11 +423,13 @@ END
         pids+=($!)
     done
     for i in "${pids[@]}"; do wait "$i"; done
+    [ "$(ls /etc/containers/containers.conf.d)" = toolbx-arch.conf ] # whole, whoever was last
+    as_root run --rm --network none localhost/busybox:amd64 true
     toolbx-arch enable --annotation-only
     run --separate-stderr as_root run --rm --userns=auto --annotation toolbx.arch=arm64 $arm uname -m
     prints aarch64
     toolbx-arch enable
-    [ ! -e /etc/toolbx-arch ]
+    [ -z "$(ls /etc/containers/containers.conf.d)" ]
 }
 
 @test "cdi: a device for each target, alone and beside the drop-in" {
@@ -370,8 +441,10 @@ END
         userns=--userns=keep-id
         [ $engine != as_root ] || userns=--userns=auto
         # Both the drop-in and the device have the hook called.
-        run --separate-stderr $engine run --rm $userns --device toolbx.dev/arch=arm64 $arm uname -m
+        run --separate-stderr $engine run --name device $userns --device toolbx.dev/arch=arm64 $arm uname -m
         prints aarch64
+        explains $engine device
+        [[ "$output" == *"CDI devices "*" aarch64"* ]] || fail "$output"
         grep -q '"CDI device":"aarch64"' /run/log.records # runtimes order hooks differently
         # The device alone; and two for a native image.
         run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns --device toolbx.dev/arch=arm64 $arm uname -m
@@ -432,6 +505,8 @@ END
     for command in doctor list explain pull enable disable cdi; do
         run --separate-stderr toolbx-arch $command --help
         [[ "$status" = 0 && -z "$stderr" ]]
+        run script --quiet --return --command "stty cols 40 rows 20; toolbx-arch $command --help" /dev/null
+        for line in "${lines[@]}"; do [[ ${#line} -le 41 || $line == Usage:* ]] || fail "$line"; done
         [ -e "/usr/share/man/man1/toolbx-arch-$command.1" ]
         grep -q "$command" /usr/share/bash-completion/completions/toolbx-arch \
             /usr/share/zsh/site-functions/_toolbx-arch /usr/share/fish/vendor_completions.d/toolbx-arch.fish

@@ -42,6 +42,9 @@ fn write_manual(command: Command, to: &Path) -> Result<()> {
     let manual = clap_mangen::Man::new(command).date("").source("toolbx-arch").manual("");
     let mut page = Vec::new();
     manual.render(&mut page)?;
+    // Lines of examples are to stay lines.
+    let page =
+        String::from_utf8(page)?.replace(".SH EXTRA\n", ".SH EXAMPLES AND EXIT STATUS\n.nf\n");
     std::fs::write(to, page).with_context(|| to.display().to_string())
 }
 

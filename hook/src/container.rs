@@ -305,10 +305,13 @@ fn emulator_place(
 /// Anything else is the host's, a volume, or the image.
 ///
 /// The runtime mounts it on the rootfs itself. What was there before would be what it is mounted on,
-/// and what came after is mounted on it: neither has the rootfs for its parent.
+/// and what came after is mounted on it: neither has the rootfs for its parent. Nor is anything else
+/// mounted at that very path, as where a volume came to lie over the whole rootfs.
 fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &str) -> Result<bool> {
     let mount = Mount::find(mounts, mount_id(dev)?)?;
+    let at_its_path = mounts.lines().filter_map(Mount::parse).filter(|m| m.point == mount.point);
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
+        && at_its_path.count() == 1
         && mount.parent == mount_id(rootfs)?
         && mount.root == "/"
         && !mount.shared)

@@ -40,7 +40,7 @@ impl fmt::Display for Missing {
 impl std::error::Error for Missing {}
 
 /// Says what to install; the end of every error of this module about a missing emulator.
-const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, Fedora) or \
+pub const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubuntu, Fedora) or \
                        qemu-user (Debian 13), or name another directory in the policy's \
                        emulator_directories";
 

@@ -191,11 +191,11 @@ pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
 
 /// What there is to know of the running container of `state`, and what would be decided for it if
 /// it were started now. `bundle` says where its rootfs is as its own first process sees it: `/`.
-pub fn examine(state: &State, bundle: Bundle) -> (Evidence, Result<Decision>) {
+pub fn examine(state: &State, bundle: Bundle, prepared: &Prepared) -> (Evidence, Result<Decision>) {
     let annotations = bundle.config.annotations.clone().unwrap_or_default();
     let place = Place::find(state, Some(bundle));
-    let evidence = evidence(annotations, place.as_ref().ok(), &Prepared::default());
-    (evidence.clone(), plan_on(evidence, place, state, &Prepared::default()))
+    let evidence = evidence(annotations, place.as_ref().ok(), prepared);
+    (evidence.clone(), plan_on(evidence, place, state, prepared))
 }
 
 /// Decides by the `evidence`.

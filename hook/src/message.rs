@@ -59,15 +59,30 @@ pub fn path(path: &Path) -> String {
     plain(&path.to_string_lossy(), 200)
 }
 
+/// Whether a character is more than text to a terminal.
+#[must_use]
+pub fn is_active(c: char) -> bool {
+    // Format characters can turn the direction of text, or hide it.
+    let is_format = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+    c.is_control() || is_format
+}
+
+/// Lines with everything escaped that would be more than text to a terminal.
+#[must_use]
+pub fn lines(text: &str) -> String {
+    let mut lines = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && is_active(c) { lines.extend(c.escape_unicode()) } else { lines.push(c) }
+    }
+    lines
+}
+
 /// Text with everything escaped that would be more than text to a terminal, and cut.
 fn plain(text: &str, max: usize) -> String {
     let mut line = String::new();
     for c in text.chars() {
-        // Format characters can turn the direction of text, or hide it.
-        let is_format = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
-        let escaped: String =
-            if c.is_control() || is_format { c.escape_unicode().collect() } else { c.into() };
+        let escaped: String = if is_active(c) { c.escape_unicode().collect() } else { c.into() };
         if line.len() + escaped.len() > max {
             break;
         }

@@ -67,7 +67,7 @@ pub struct Mount<'a> {
     /// Which directory of the file system is mounted.
     pub root: &'a str,
     /// Where it is mounted, as mountinfo writes it.
-    point: &'a str,
+    pub point: &'a str,
     /// Whether mounts on it are passed on to its peers.
     pub shared: bool,
 }

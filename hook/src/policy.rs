@@ -194,13 +194,18 @@ impl Default for Policy {
 }
 
 /// Where the policy files of `caller` are, if they exist; one overrides those before it.
-#[must_use]
-pub fn files(caller: Caller) -> Vec<PathBuf> {
+fn files(caller: Caller) -> Vec<PathBuf> {
     let user = match caller {
         Caller::Root => None,
         Caller::User { .. } => home().map(|home| home.join(USER_FILE)),
     };
     SYSTEM_FILES.iter().map(|file| Path::new("/").join(file)).chain(user).collect()
+}
+
+/// Those of them that there are.
+#[must_use]
+pub fn present(caller: Caller) -> Vec<PathBuf> {
+    files(caller).into_iter().filter(|file| file.exists()).collect()
 }
 
 /// The file's text, or `None` where there is no such file.

@@ -166,7 +166,8 @@ fn other_tables_columns_and_types() {
 insert('c0', '{}')
 insert('', 'of no name')
 insert('empty', '')
-insert('large', 'x' * 5000000)
+insert('large', 'x' * 40000000)
+insert('fits', 'x' * 25000000)
 db.execute('ALTER TABLE ContainerConfig ADD COLUMN New TEXT')
 db.executescript('''
     CREATE TABLE Other(ID TEXT PRIMARY KEY, JSON TEXT, New TEXT);
@@ -210,6 +211,9 @@ db.executescript('''
         let found = database.find_of(table, key, column);
         assert_eq!(found.as_deref(), value.map(str::as_bytes), "{table} {key} {column}");
     }
+    // As large as an image can make it.
+    let fits = database.find_of("ContainerConfig", "fits", "JSON");
+    assert_eq!(fits.map(|value| value.len()), Some(25_000_000));
 }
 
 #[test]

@@ -9,13 +9,12 @@ use toolbx_arch::message::Call;
 
 use crate::args::Cdi;
 use crate::list::{self, Target};
-use crate::{caller, switch, terminal};
+use crate::{caller, files, hooks_d, terminal};
 
 /// Where engines look for specifications that last.
 const FILE: &str = "/etc/cdi/toolbx-arch.json";
 /// The oldest version of the specification that has all that is used here.
 const VERSION: &str = "0.5.0";
-const HOOK: &str = "/usr/libexec/oci/hooks.d/toolbx-arch-hook";
 
 pub fn run(arguments: &Cdi) -> Result<()> {
     let file = Path::new(FILE);
@@ -27,7 +26,7 @@ pub fn run(arguments: &Cdi) -> Result<()> {
     let targets = list::targets(caller::become_hooks_caller()?)?;
     let specification = format!("{:#}\n", specification(&targets)?);
     if arguments.install {
-        switch::write(file, &specification)?;
+        files::write(file, &specification)?;
         terminal::print(&format!("wrote {FILE}\n"));
     } else {
         terminal::print(&specification);
@@ -50,7 +49,7 @@ fn device(name: &str) -> Value {
         "containerEdits": {
             "hooks": [{
                 "hookName": "createRuntime",
-                "path": HOOK,
+                "path": hooks_d::HOOK,
                 "args": ["toolbx-arch-hook", "create-runtime", format!("--arch={name}")],
                 "env": ["PATH=/usr/bin:/bin"],
                 "timeout": 10,

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
+
+use crate::files;
 
 /// Where Podman looks for hooks if nobody says otherwise, for root and for everybody.
 pub const DEFAULT_HOOKS: &str = "/usr/share/containers/oci/hooks.d";
@@ -31,17 +33,26 @@ pub struct Naming {
 }
 
 /// What files name directories of hooks, in the order in which they are read. `user` is where an
-/// ordinary user's configuration is; `root` is / but in tests. Fails where a file cannot be read or
-/// understood: then Podman would fail too.
-pub fn namings(root: &Path, user: Option<&Path>) -> Result<Vec<Naming>> {
-    let system = ["usr/share/containers", "etc/containers"].map(|directory| root.join(directory));
+/// ordinary user's configuration is; `root` is / but in tests; the file `except` is left out. Fails
+/// where a file cannot be read or understood: then Podman would fail too.
+pub fn namings(root: &Path, user: Option<&Path>, except: Option<&Path>) -> Result<Vec<Naming>> {
+    let instead = std::env::var_os("CONTAINERS_CONF").filter(|file| !file.is_empty());
+    let files = match instead {
+        Some(file) => vec![file.into()],
+        None => usual_files(root, user)?,
+    };
+    let files = files.into_iter().filter(|file| Some(file.as_path()) != except);
+    files.filter_map(|file| naming(file).transpose()).collect()
+}
+
+fn usual_files(root: &Path, user: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let mut files = vec![root.join("usr/share/containers/containers.conf")];
     let user = user.map(|user| user.join("containers"));
-    let mut files = Vec::new();
-    for directory in system.into_iter().chain(user) {
+    for directory in [root.join("etc/containers")].into_iter().chain(user) {
         files.push(directory.join("containers.conf"));
-        files.extend(drop_ins(&directory.join("containers.conf.d")));
+        files.extend(files::drop_ins(&directory.join("containers.conf.d"))?);
     }
-    files.into_iter().filter_map(|file| naming(file).transpose()).collect()
+    Ok(files)
 }
 
 /// Where Podman looks for hooks, given these.
@@ -52,24 +63,8 @@ pub fn hook_directories(namings: &[Naming]) -> Vec<PathBuf> {
     })
 }
 
-/// `*.conf` in a directory, in the order of their names.
-fn drop_ins(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut files: Vec<_> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
-        .collect();
-    files.sort();
-    files
-}
-
 fn naming(file: PathBuf) -> Result<Option<Naming>> {
-    let text = match std::fs::read_to_string(&file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        text => text.with_context(|| format!("read {}", file.display()))?,
-    };
-    let content: File =
-        toml::from_str(&text).with_context(|| format!("understand {}", file.display()))?;
+    let content: File = files::read_toml(&file)?.unwrap_or_default();
     Ok(content.engine.hooks_dir.map(|values| Naming {
         directories: values.iter().filter_map(|value| Some(value.as_str()?.into())).collect(),
         appends: values
@@ -92,7 +87,7 @@ mod tests {
     fn a_later_file_comes_in_place_of_those_before() {
         let root = std::env::temp_dir().join(format!("toolbx-arch-conf-{}", std::process::id()));
         let (etc, user) = (root.join("etc/containers"), root.join("home/.config"));
-        let directories = |user| hook_directories(&namings(&root, user).unwrap());
+        let directories = |user| hook_directories(&namings(&root, user, None).unwrap());
         assert_eq!(directories(None), [PathBuf::from(DEFAULT_HOOKS)]);
         write(
             &etc.join("containers.conf"),
@@ -109,7 +104,7 @@ mod tests {
         write(&user.join("containers/containers.conf"), "engine.hooks_dir = []\n");
         assert!(directories(Some(&user)).is_empty());
         write(&etc.join("containers.conf.d/w.conf"), "[engine\n");
-        let error = format!("{:#}", namings(&root, None).unwrap_err());
+        let error = format!("{:#}", namings(&root, None, None).unwrap_err());
         assert!(error.contains("w.conf"), "{error}");
         std::fs::remove_dir_all(&root).unwrap();
     }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use toolbx_arch::emulator;
 use toolbx_arch::instance::Visible;
 use toolbx_arch::message;
 use toolbx_arch::policy::{self, Policy};
@@ -15,9 +16,10 @@ use toolbx_arch::trust::Caller;
 use crate::args::Doctor;
 use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE, PRECREATE};
 use crate::list::{self, Target};
+use crate::person::{self, Person};
 use crate::terminal::{self, Mark};
 use crate::trial::{self, Trial};
-use crate::{caller, containers_conf, hooks_d, person::Person};
+use crate::{caller, containers_conf, hooks_d};
 
 /// What one look has shown.
 struct Finding {
@@ -64,7 +66,9 @@ pub fn run(arguments: &Doctor) -> Result<ExitCode> {
             findings.push(policy);
             findings.extend(is_usable.then(|| emulators(caller, &trial)).into_iter().flatten());
         }
-        Err(why) => findings.push(bad("emulators", message::line(&why), "see above")),
+        Err(why) => {
+            findings.push(bad("emulators", message::line(&why), "mend what is marked above"));
+        }
     }
     findings.push(host_handlers());
     show(arguments, &findings);
@@ -86,12 +90,14 @@ fn show(arguments: &Doctor, findings: &[Finding]) {
         return;
     }
     let colour = terminal::has_colour();
-    let to_line = |finding: &Finding| {
-        let fix = finding.fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
-        let (mark, what, says) = (finding.mark.show(colour), finding.what, &finding.says);
-        format!("{mark} {what:<16} {says}{fix}\n")
-    };
-    terminal::print(&findings.iter().map(to_line).collect::<String>());
+    terminal::print_coloured(|safe| {
+        let to_line = |finding: &Finding| {
+            let fix = finding.fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
+            let line = safe(&format!("{:<16} {}{fix}", finding.what, finding.says));
+            format!("{} {line}\n", finding.mark.show(colour))
+        };
+        findings.iter().map(to_line).collect()
+    });
 }
 
 /// 0 all is well, 1 there are warnings, 2 it will not work.
@@ -162,7 +168,7 @@ fn user_namespaces(person: &Person) -> Vec<Finding> {
 
 /// The ids that containers get.
 fn ids(person: &Person) -> Finding {
-    const WHAT: &str = "subuid, subgid";
+    const WHAT: &str = "subids";
     let missing: Vec<_> = ["/etc/subuid", "/etc/subgid"]
         .into_iter()
         .filter(|path| !person.is_in(&std::fs::read_to_string(path).unwrap_or_default()))
@@ -172,12 +178,16 @@ fn ids(person: &Person) -> Finding {
         good(WHAT, format!("{name} has ranges of ids"))
     } else if person.is_root() {
         // Only --userns=auto takes them.
-        let fix = "for sudo podman run --userns=auto, run: echo containers:2147483647:2147483648 | \
-                   sudo tee -a /etc/subuid /etc/subgid";
+        let fix = format!(
+            "for sudo podman run --userns=auto, run: echo containers:2147483647:2147483648 | \
+             sudo tee -a {}",
+            missing.join(" ")
+        );
         warning(WHAT, format!("{name} is not in {}", missing.join(" and ")), fix)
     } else {
+        let (first, last) = person::free_ids(&["/etc/subuid", "/etc/subgid"]);
         let fix = format!(
-            "run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+            "run: sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}"
         );
         warning(WHAT, format!("{name} is not in {}", missing.join(" and ")), fix)
     }
@@ -197,8 +207,9 @@ fn sandbox(trial: &Trial) -> Finding {
 /// Who can run containers, with their versions.
 fn engines() -> Vec<Finding> {
     let found = |programs: &[&str]| {
-        let versions =
-            programs.iter().filter_map(|program| Some(format!("{program} {}", version(program)?)));
+        let versions = programs
+            .iter()
+            .filter_map(|program| Some(format!("{program} {}", list::version(program)?)));
         versions.collect::<Vec<_>>().join(", ")
     };
     let engines = found(&["podman", "buildah", "crio", "docker", "containerd"]);
@@ -215,14 +226,6 @@ fn engines() -> Vec<Finding> {
             good("runtimes", runtimes)
         },
     ]
-}
-
-/// What follows "version" in the first line that `PROGRAM --version` prints.
-fn version(program: &str) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut words = text.lines().next()?.split_whitespace().skip_while(|word| *word != "version");
-    Some(words.nth(1)?.trim_end_matches(',').to_owned())
 }
 
 /// The drop-ins in the directories that Podman reads.
@@ -281,7 +284,15 @@ fn enabled(drop_ins: &DropIns) -> Finding {
             let directories = drop_ins.directories.iter().map(|path| path.display().to_string());
             let directories: Vec<_> = directories.collect();
             let says = format!("no usable drop-in of it in {}", directories.join(", "));
-            bad(WHAT, says, "run: toolbx-arch enable")
+            bad(
+                WHAT,
+                says,
+                if hooks_d::is_hook_there() {
+                    "run: toolbx-arch enable"
+                } else {
+                    "install toolbx-arch"
+                },
+            )
         }
     }
 }
@@ -331,7 +342,7 @@ fn in_a_container() -> Option<Finding> {
     Some(warning(
         "container",
         format!("this is one itself ({mark})"),
-        "containers inside take more than this program can see from here",
+        "run it on the machine itself, too",
     ))
 }
 
@@ -339,8 +350,8 @@ fn policy(caller: Caller) -> Finding {
     if let Err(why) = Policy::load(caller) {
         return bad("policy", message::line(&why), "mend that file");
     }
-    let files = policy::files(caller).into_iter().filter(|path| path.exists());
-    let files: Vec<_> = files.map(|path| path.display().to_string()).collect();
+    let files = policy::present(caller);
+    let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
     good("policy", if files.is_empty() { "built in".into() } else { files.join(", ") })
 }
 
@@ -348,15 +359,14 @@ fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
     const WHAT: &str = "emulators";
     let targets = match list::targets(caller) {
         Ok(targets) => targets,
-        Err(why) => return vec![bad(WHAT, message::line(&why), "mend that")],
+        Err(why) => return vec![bad(WHAT, message::line(&why), "see toolbx-arch list")],
     };
     let targets: Vec<_> = targets.into_iter().filter(Target::is_used).collect();
     let mut findings: Vec<_> = targets.iter().filter_map(|target| trouble(target, trial)).collect();
     let troubled = findings.len();
     let found = targets.iter().filter(|target| target.emulator.is_ok()).count();
     if found == 0 && troubled == 0 {
-        let fix = "install the package qemu-user-static (Debian 12, Ubuntu, Fedora) or qemu-user (Debian 13)";
-        return vec![bad(WHAT, "none was found", fix)];
+        return vec![bad(WHAT, "none was found", emulator::INSTALL)];
     }
     if found > 0 {
         let details = targets.iter().filter_map(|target| details(target, caller, trial)).collect();

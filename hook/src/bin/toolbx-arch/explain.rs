@@ -4,9 +4,7 @@
 //! files are mounted nowhere and which have no process, the same functions tell as much as can be
 //! known before a start.
 
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
@@ -19,6 +17,7 @@ use toolbx_arch::labels;
 use toolbx_arch::message;
 use toolbx_arch::oci::{Root, State};
 use toolbx_arch::policy::{self, Policy, Userns};
+use toolbx_arch::prepared::Prepared;
 use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
@@ -26,7 +25,7 @@ use toolbx_arch::trust::Caller;
 
 use crate::args::Explain;
 use crate::subject::Subject;
-use crate::{caller, history, terminal};
+use crate::{caller, history, podman, terminal};
 
 pub fn run(arguments: &Explain) -> Result<()> {
     let subject = match (&arguments.bundle, &arguments.name) {
@@ -34,7 +33,7 @@ pub fn run(arguments: &Explain) -> Result<()> {
             caller::become_hooks_caller()?;
             Subject::of_bundle(directory)?
         }
-        (None, Some(_)) if caller::is_plain_user()? => return Err(again_in_podmans_namespace()),
+        (None, Some(_)) if caller::is_plain_user()? => return Err(podman::unshare()),
         (None, name) => Subject::find(name.as_deref().unwrap_or_default())?,
     };
     let explanation = subject.explain()?;
@@ -44,18 +43,6 @@ pub fn run(arguments: &Explain) -> Result<()> {
         terminal::print(&explanation.to_text());
     }
     Ok(())
-}
-
-/// Starts over as the root of rootless Podman's user namespace, where the hook of a rootless
-/// container runs. Returns only if that fails.
-fn again_in_podmans_namespace() -> anyhow::Error {
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return anyhow!(error).context("find this program"),
-    };
-    let mut command = Command::new("podman");
-    command.arg("unshare").arg(program).args(std::env::args_os().skip(1));
-    anyhow!(command.exec()).context("podman unshare")
 }
 
 impl Subject {
@@ -77,7 +64,7 @@ impl Subject {
         Ok(Explanation {
             title,
             evidence,
-            policies: policy::files(caller).into_iter().filter(|file| file.exists()).collect(),
+            policies: policy::present(caller),
             outcome,
             notes: notes.into_iter().chain(warning).collect(),
             last_start: id.as_deref().map(history::last_start),
@@ -95,7 +82,8 @@ impl Subject {
             bundle: bundle.path.clone(),
             ..State::default()
         };
-        let (evidence, decision) = hook::examine(&state, bundle);
+        let prepared = Prepared { devices: self.devices, ..Prepared::default() };
+        let (evidence, decision) = hook::examine(&state, bundle, &prepared);
         (evidence, Vec::new(), decision.map(Outcome::from))
     }
 
@@ -112,7 +100,7 @@ impl Subject {
             (Ok(_), None) => None,
         };
         let mut evidence = Evidence {
-            devices: Vec::new(),
+            devices: self.devices,
             annotations: self.bundle.config.annotations.clone().unwrap_or_default(),
             label: self.label,
             toolbx: command.and_then(toolbx::architecture),
@@ -227,8 +215,8 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
 impl Outcome {
     fn name(&self) -> &'static str {
         match self {
-            Self::NotCalled(_) => "not called",
-            Self::NotAsked => "not asked",
+            Self::NotCalled(_) => "not_called",
+            Self::NotAsked => "not_asked",
             Self::Off => "off",
             Self::Native => "native",
             Self::Left(_) => "left",
@@ -300,14 +288,17 @@ struct Explanation {
 impl Explanation {
     /// Each source, the one that comes first at the front, and what it says.
     fn sources(&self) -> Vec<(String, Option<String>)> {
-        let Evidence { annotations, devices: _, label, toolbx, detected } = &self.evidence;
+        let Evidence { annotations, devices, label, toolbx, detected } = &self.evidence;
         let fixed = ["toolbx.arch", "toolbox-arch"];
         let other = annotations.keys().filter(|key| !fixed.contains(&key.as_str()));
         let annotation = |key: &str| {
-            (format!("annotation {key}"), annotations.get(key).map(|value| message::shown(value)))
+            let value = annotations.get(key).map(|value| message::shown(value));
+            (format!("annotation {}", message::path(key.as_ref())), value)
         };
         let mut sources: Vec<_> = fixed.iter().map(|key| annotation(key)).collect();
         sources.extend(other.map(|key| annotation(key)));
+        let names: Vec<_> = devices.iter().map(|arch| arch.name).collect();
+        sources.push(("CDI devices".into(), (!names.is_empty()).then(|| names.join(" "))));
         sources.push((
             label.as_ref().map_or(labels::OF_CONTAINER, |label| label.source).into(),
             label.as_ref().map(|label| message::shown(&label.value)),
@@ -352,11 +343,12 @@ impl Explanation {
     }
 
     fn to_json(&self) -> Value {
-        let sources = self.sources().into_iter().map(|(source, said)| (source, json!(said)));
+        let sources = self.sources().into_iter();
+        let sources = sources.map(|(source, says)| json!({"source": source, "says": says}));
         let outcome = self.outcome.as_ref();
         json!({
             "subject": self.title,
-            "sources": Value::Object(sources.collect()),
+            "sources": sources.collect::<Vec<_>>(),
             "detected": self.evidence.detected.as_ref().map(|found| json!({
                 "target": found.arch.name,
                 "program": message::path(&found.program),
@@ -369,8 +361,10 @@ impl Explanation {
             "targets": outcome.iter().flat_map(|outcome| outcome.targets()).map(Target::to_json)
                 .collect::<Vec<_>>(),
             "notes": self.notes,
-            "last_start": self.last_start.as_ref().and_then(|last| last.as_ref().ok()?.as_ref())
-                .map(|record| record.fields.clone()),
+            "last_start": self.last_start.as_ref().map(|last| match last {
+                Ok(record) => json!(record.as_ref().map(|record| &record.fields)),
+                Err(why) => json!({"unreadable": message::line(why)}),
+            }),
         })
     }
 }

@@ -21,8 +21,8 @@ const STAGES: [&str; 7] = [
     "poststart",
     "poststop",
 ];
-/// The file name of our hook.
-const HOOK: &str = "toolbx-arch-hook";
+/// Our hook.
+pub const HOOK: &str = "/usr/libexec/oci/hooks.d/toolbx-arch-hook";
 /// The file names of our drop-ins: for the stage createRuntime, and for precreate.
 pub const OURS: &str = "50-toolbx-arch.json";
 pub const OURS_PRECREATE: &str = "50-toolbx-arch-userns.json";
@@ -71,7 +71,7 @@ impl DropIn {
 
     /// Whether it runs our hook at one of `stages`.
     fn runs_ours(&self, stages: &[&str]) -> bool {
-        let is_ours = self.hook.path.file_name().is_some_and(|name| name == HOOK);
+        let is_ours = self.hook.path.file_name() == Path::new(HOOK).file_name();
         is_ours
             && !self.is_off()
             && self.stages.iter().any(|stage| stages.contains(&stage.as_str()))
@@ -88,12 +88,17 @@ impl DropIn {
     }
 }
 
+/// Whether our hook can be started.
+pub fn is_hook_there() -> bool {
+    rustix::fs::access(HOOK, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
 /// For which containers our hook is called.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Calls<'a> {
     /// For all, by this drop-in.
     All(&'a Path),
-    /// For those that have an annotation of ours, by this one.
+    /// For some, mostly those that have an annotation of ours, by this one.
     Annotated(&'a Path),
     None,
 }
@@ -111,7 +116,7 @@ pub struct DropIns {
 impl DropIns {
     /// Those that Podman reads for `person`. Fails where its configuration cannot be understood.
     pub fn of(person: &Person) -> Result<Self> {
-        let namings = containers_conf::namings(Path::new("/"), person.config())?;
+        let namings = containers_conf::namings(Path::new("/"), person.config(), None)?;
         Ok(Self::read(containers_conf::hook_directories(&namings)))
     }
 
@@ -153,24 +158,4 @@ impl DropIns {
         };
         self.usable.iter().filter(is_misplaced).map(|(file, _)| file.as_path())
     }
-
-    /// The one that is called `name`.
-    pub fn named(&self, name: &str) -> Option<Named<'_>> {
-        let is_named = |file: &Path| file.file_name().is_some_and(|other| other == name);
-        let usable = self.usable.iter().find(|(file, _)| is_named(file));
-        let broken = self.broken.iter().find(|(file, _)| is_named(file));
-        match (usable, broken) {
-            (Some((_, drop_in)), _) if drop_in.is_off() => Some(Named::Off),
-            (Some((file, _)), _) => Some(Named::On(file)),
-            (None, Some(_)) => Some(Named::Broken),
-            (None, None) => None,
-        }
-    }
-}
-
-/// A drop-in of a certain name.
-pub enum Named<'a> {
-    On(&'a Path),
-    Off,
-    Broken,
 }

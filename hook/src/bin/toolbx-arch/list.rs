@@ -1,6 +1,6 @@
 //! `toolbx-arch list`: the targets, and the emulator that each one has here.
 
-use std::path::Path;
+use std::ffi::OsStr;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -103,7 +103,7 @@ impl Target {
                 "path": emulator.path.display().to_string(),
                 "version": version(&emulator.path),
             })),
-            "problem": self.emulator.as_ref().err().map(message::line),
+            "problem": self.emulator.as_ref().err().filter(|_| self.is_used()).map(message::line),
             "host_handler": self.host_handler.as_ref().map(|entry| json!({
                 "name": entry.name.display().to_string(),
                 "interpreter": entry.interpreter.display().to_string(),
@@ -118,11 +118,11 @@ pub fn is_missing(why: &anyhow::Error) -> bool {
     why.downcast_ref::<emulator::Missing>().is_some()
 }
 
-/// What an emulator says of its version, for example `7.2.22`.
-pub fn version(emulator: &Path) -> Option<String> {
-    let output = Command::new(emulator).arg("--version").output().ok()?;
+/// What a program says of its version, for example `7.2.22`.
+pub fn version(program: impl AsRef<OsStr>) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // "qemu-aarch64 version 7.2.22 (Debian 1:7.2+dfsg-7)"
+    // "qemu-aarch64 version 7.2.22 (Debian 1:7.2+dfsg-7)", "Docker version 28.2.2, build e6534b4"
     let (_, version) = text.lines().next()?.split_once(" version ")?;
-    version.split_whitespace().next().map(str::to_owned)
+    Some(version.split_whitespace().next()?.trim_end_matches(',').to_owned())
 }

@@ -8,6 +8,7 @@ mod cdi;
 mod containers_conf;
 mod doctor;
 mod explain;
+mod files;
 mod history;
 mod hooks_d;
 mod list;
@@ -30,11 +31,19 @@ use toolbx_arch::message;
 use crate::args::{Arguments, Command};
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse().command) {
+    let command = Arguments::parse().command;
+    // What is written is for every user's engine to read, and for nobody else to write.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    match run(&command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("toolbx-arch: error: {}", message::line(&error));
-            ExitCode::FAILURE
+            // 1 would say that there are warnings only.
+            if matches!(command, Command::Doctor(_)) {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

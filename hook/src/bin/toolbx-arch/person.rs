@@ -51,6 +51,23 @@ impl Person {
     }
 }
 
+/// As many ids as a user mostly gets (`SUB_UID_COUNT` of login.defs(5)), the first and the last, behind
+/// all that the files, like /etc/subuid, give to somebody.
+pub fn free_ids(files: &[&str]) -> (u64, u64) {
+    let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    let end = texts.filter_map(|text| end_of(&text)).max().unwrap_or(0).max(100_000);
+    (end, end + 65535)
+}
+
+/// The id behind the last range.
+fn end_of(ranges: &str) -> Option<u64> {
+    let end = |line: &str| {
+        let mut numbers = line.split(':').skip(1).map(str::parse::<u64>);
+        Some(numbers.next()?.ok()? + numbers.next()?.ok()?)
+    };
+    ranges.lines().filter_map(end).filter(|end| *end < 1 << 31).max()
+}
+
 /// Where a user's configuration is, by the XDG Base Directory Specification.
 fn config_home() -> Result<PathBuf> {
     let named = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
@@ -85,6 +102,10 @@ mod tests {
         {
             assert_eq!(ann.is_in(ranges), is_in, "{ranges}");
         }
+        assert_eq!(
+            end_of("a:100000:65536\nbroken\nb:165536:65536\nc:2147483647:2147483648\n"),
+            Some(231_072)
+        );
         let root = Person { uid: 0, name: "root".into(), config: None };
         assert!(root.is_in("containers:1:2\n") && !root.is_in("root:1:2\n0:1:2\n"));
     }

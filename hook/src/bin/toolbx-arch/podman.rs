@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -68,7 +69,6 @@ impl HostConfig {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Image {
     pub id: String,
-    pub repo_tags: Option<Vec<String>>,
     /// What it declares, which need not be true.
     pub architecture: String,
     pub config: ImageConfig,
@@ -89,7 +89,6 @@ pub struct ImageConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct GraphDriver {
-    pub name: String,
     pub data: Option<BTreeMap<String, String>>,
 }
 
@@ -122,7 +121,10 @@ fn inspect<T: DeserializeOwned>(kind: &str, name: &str) -> Result<Option<T>> {
     }
     let output = podman(&[kind, "inspect", "--", name])?;
     if !output.status.success() {
-        bail!("podman {kind} inspect {name}: {}", said(&output));
+        bail!(
+            "podman {kind} inspect {name}: {}; if it is half deleted, run: podman {kind} rm --force {name}",
+            said(&output)
+        );
     }
     let mut found: Vec<T> = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("what podman {kind} inspect {name} prints"))?;
@@ -140,12 +142,27 @@ pub fn names() -> Vec<String> {
     outputs.flat_map(|output| text(output).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
+/// Starts this very program anew as the root of rootless Podman's user namespace, where the hook of a
+/// rootless container runs. Returns only if that fails.
+pub fn unshare() -> anyhow::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return anyhow!(error).context("find this program"),
+    };
+    let mut command = Command::new("podman");
+    command.arg("unshare").arg(program).args(std::env::args_os().skip(1));
+    not_started(command.exec())
+}
+
 fn podman(arguments: &[&str]) -> Result<Output> {
-    match Command::new("podman").args(arguments).output() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("Podman is not installed; toolbx-arch explain --bundle DIR does without")
-        }
-        output => output.context("podman"),
+    Command::new("podman").args(arguments).output().map_err(not_started)
+}
+
+fn not_started(error: std::io::Error) -> anyhow::Error {
+    if error.kind() == ErrorKind::NotFound {
+        anyhow!("Podman is not installed; toolbx-arch explain --bundle DIR does without")
+    } else {
+        anyhow!(error).context("podman")
     }
 }
 

@@ -12,6 +12,7 @@ use toolbx_arch::arch::{self, Arch};
 use toolbx_arch::message;
 
 use crate::args::Pull;
+use crate::person::Person;
 use crate::podman::said;
 use crate::short_names;
 use crate::terminal;
@@ -45,7 +46,7 @@ struct Platform {
 
 pub fn run(arguments: &Pull) -> Result<()> {
     let mut image = Reference::parse(&arguments.image)?;
-    if let Some(full) = short_names::full(&image.name)? {
+    if let Some(full) = short_names::full(&image.name, &Person::calling()?)? {
         image.name = full;
     }
     let wish = Wish::of(&image, arguments)?;
@@ -53,8 +54,8 @@ pub fn run(arguments: &Pull) -> Result<()> {
     let tls = format!("--tls-verify={}", arguments.tls_verify);
     let platform = choose(&variants(&from, &tls)?, wish.arch, &wish.image)?;
     copy(&from, &wish.stored, &platform, arguments.tls_verify)?;
-    ensure_is_for(&wish)?;
-    terminal::print(&format!("{} is for {}\n", wish.stored, wish.arch.name));
+    let says = if is_for(&wish)? { "is for" } else { "has no program that tells; it declares" };
+    terminal::print(&format!("{} {says} {}\n", wish.stored, wish.arch.name));
     Ok(())
 }
 
@@ -174,8 +175,9 @@ fn copy(from: &str, stored: &str, platform: &Platform, tls_verify: bool) -> Resu
     Ok(())
 }
 
-/// Fails where the programs of what was stored tell something else than was asked for.
-fn ensure_is_for(wish: &Wish) -> Result<()> {
+/// Whether the programs of what was stored are what was asked for. Fails where they are something
+/// else; `false` where none can be looked at.
+fn is_for(wish: &Wish) -> Result<bool> {
     let output = Command::new(std::env::current_exe().context("find this program")?)
         .args(["explain", "--json", "--", &wish.stored])
         .output()
@@ -189,7 +191,7 @@ fn ensure_is_for(wish: &Wish) -> Result<()> {
              podman rmi {0}",
             wish.stored
         ),
-        _ => Ok(()),
+        detected => Ok(detected.is_some()),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Image names without a registry, as Podman understands them: containers-registries.conf(5).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Deserialize;
+
+use crate::files;
+use crate::person::Person;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -14,54 +17,42 @@ struct File {
 }
 
 /// The full name of an image; `None` where `name` is one. Fails where nothing says which registry is
-/// meant.
-pub fn full(name: &str) -> Result<Option<String>> {
-    full_by(name, &files(Path::new("/etc/containers")))
+/// meant, or more than one may be.
+pub fn full(name: &str, person: &Person) -> Result<Option<String>> {
+    let users = person.config().map(|config| config.join("containers"));
+    // A user's own comes in place of the machine's.
+    let users = users.filter(|directory| directory.join("registries.conf").exists());
+    full_by(name, &users.unwrap_or_else(|| "/etc/containers".into()))
 }
 
-fn full_by(name: &str, files: &[PathBuf]) -> Result<Option<String>> {
+fn full_by(name: &str, directory: &Path) -> Result<Option<String>> {
     let first = name.split('/').next().unwrap_or_default();
     if name.contains('/') && (first.contains(['.', ':']) || first == "localhost") {
         return Ok(None);
     }
     let (mut alias, mut registries) = (None, Vec::new());
-    for file in files {
-        let content = read(file)?;
+    let main = directory.join("registries.conf");
+    for file in std::iter::once(main).chain(files::drop_ins(&directory.join("registries.conf.d"))?)
+    {
+        let content: File = files::read_toml(&file)?.unwrap_or_default();
         alias = content.aliases.get(name).cloned().or(alias);
         registries = content.unqualified_search_registries.unwrap_or(registries);
     }
-    match (alias, registries.first()) {
+    match (alias, &registries[..]) {
         (Some(alias), _) => Ok(Some(alias)),
-        (None, Some(registry)) if name.contains('/') || registry != "docker.io" => {
+        (None, [registry]) if name.contains('/') || registry != "docker.io" => {
             Ok(Some(format!("{registry}/{name}")))
         }
-        (None, Some(registry)) => Ok(Some(format!("{registry}/library/{name}"))),
-        (None, None) => bail!(
+        (None, [registry]) => Ok(Some(format!("{registry}/library/{name}"))),
+        (None, []) => bail!(
             "{name} names no registry, and no alias or search registry of containers-registries.conf(5) \
              does; write it in full, for example docker.io/library/{name}"
         ),
-    }
-}
-
-/// The configuration, in the order in which it is read.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory.join("registries.conf.d"));
-    let mut drop_ins: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
-        .collect();
-    drop_ins.sort();
-    std::iter::once(directory.join("registries.conf")).chain(drop_ins).collect()
-}
-
-fn read(file: &Path) -> Result<File> {
-    match std::fs::read_to_string(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
-        text => toml::from_str(&text.with_context(|| format!("read {}", file.display()))?)
-            .with_context(|| format!("understand {}", file.display())),
+        (None, several) => bail!(
+            "{name} may be in {}; write it in full, for example {}/{name}",
+            several.join(" or "),
+            several[0]
+        ),
     }
 }
 
@@ -74,13 +65,13 @@ mod tests {
         let directory =
             std::env::temp_dir().join(format!("toolbx-arch-names-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let file = directory.join("registries.conf");
-        std::fs::write(
-            &file,
-            "unqualified-search-registries = [\"docker.io\"]\n[aliases]\nfedora = \"quay.io/fedora/fedora\"\n",
-        )
-        .unwrap();
-        let files = [file];
+        let write = |registries: &str| {
+            let text = format!(
+                "unqualified-search-registries = [{registries}]\n[aliases]\nfedora = \"quay.io/fedora/fedora\"\n"
+            );
+            std::fs::write(directory.join("registries.conf"), text).unwrap();
+        };
+        write("\"docker.io\"");
         for (name, expected) in [
             ("x.org/a", None),
             ("localhost/a", None),
@@ -89,10 +80,15 @@ mod tests {
             ("debian", Some("docker.io/library/debian")),
             ("ann/debian", Some("docker.io/ann/debian")),
         ] {
-            assert_eq!(full_by(name, &files).unwrap().as_deref(), expected, "{name}");
+            assert_eq!(full_by(name, &directory).unwrap().as_deref(), expected, "{name}");
         }
-        let error = full_by("debian", &[]).unwrap_err().to_string();
-        assert!(error.contains("docker.io/library/debian"), "{error}");
+        for (registries, said) in
+            [("", "docker.io/library/debian"), ("\"a.org\", \"b.org\"", "a.org or b.org")]
+        {
+            write(registries);
+            let error = full_by("debian", &directory).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -3,10 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+use toolbx_arch::arch::Arch;
 use toolbx_arch::labels::{self, Label};
 use toolbx_arch::message;
 use toolbx_arch::oci::{self, Bundle, Config};
+use toolbx_arch::prepared::Prepared;
 use toolbx_arch::request;
 use toolbx_arch::trust::Caller;
 
@@ -29,6 +32,8 @@ pub struct Subject {
     /// The label `toolbox-arch`, where it is not in the bundle's storage.
     pub label: Option<Label>,
     pub has_own_user_namespace: bool,
+    /// What its CDI devices are for, as its config.json says.
+    pub devices: Vec<&'static Arch>,
     /// Whether the hook is called for it.
     pub calling: Calling,
 }
@@ -46,10 +51,11 @@ pub struct Calling {
 
 impl Calling {
     /// As Podman is configured for whoever calls.
-    fn for_podmans(bundle: &Bundle) -> Result<Self> {
+    fn for_podmans(bundle: &Bundle, devices: &[&Arch]) -> Result<Self> {
         let drop_ins = DropIns::of(&Person::calling()?)?;
         let is_annotated = bundle.config.annotations.iter().any(|ours| !ours.is_empty());
         let missing = match drop_ins.calls(&hooks_d::SERVING) {
+            _ if !devices.is_empty() => None,
             Calls::All(_) => None,
             Calls::Annotated(_) if is_annotated => None,
             Calls::Annotated(_) => Some(
@@ -69,6 +75,7 @@ impl Calling {
 }
 
 impl Subject {
+    /// The container that Podman calls `name`, or else the image.
     pub fn find(name: &str) -> Result<Self> {
         if let Some(container) = podman::container(name)? {
             return Self::of_container(container);
@@ -80,15 +87,8 @@ impl Subject {
     }
 
     fn of_container(container: podman::Container) -> Result<Self> {
-        let bundle = match read_bundle(&container.static_dir) {
-            Ok(Some(bundle)) => bundle,
-            Ok(None) => to_be_made(&container),
-            Err(_) if container.static_dir.as_os_str().is_empty() => bail!(
-                "container {} is half deleted; run: podman rm --force {0}",
-                message::shown(&container.id)
-            ),
-            Err(why) => return Err(why),
-        };
+        let bundle = read_bundle(&container.static_dir)?.unwrap_or_else(|| to_be_made(&container));
+        let devices = devices(&bundle.path);
         let has_own = container.host_config.has_own_user_namespace()
             || bundle.config.has_own_user_namespace();
         Ok(Self {
@@ -99,7 +99,8 @@ impl Subject {
             pid: Some(container.state.pid).filter(|pid| *pid > 0),
             files: files(&container.rootfs, &container.graph_driver),
             label: None,
-            calling: Calling::for_podmans(&bundle)?,
+            calling: Calling::for_podmans(&bundle, &devices)?,
+            devices,
             has_own_user_namespace: has_own,
             id: Some(container.id),
             bundle,
@@ -121,7 +122,8 @@ impl Subject {
             title: format!("image {name} ({:.12}), declares {}", image.id, image.architecture),
             id: None,
             pid: None,
-            calling: Calling::for_podmans(&bundle)?,
+            calling: Calling::for_podmans(&bundle, &[])?,
+            devices: Vec::new(),
             bundle,
             files: files(Path::new(""), &image.graph_driver),
             label: image.labels.and_then(|mut labels| {
@@ -131,6 +133,7 @@ impl Subject {
         })
     }
 
+    /// The bundle in `directory`. Fails where that is none.
     pub fn of_bundle(directory: &Path) -> Result<Self> {
         let directory = std::path::absolute(directory)?;
         let bundle = read_bundle(&directory)?.with_context(|| {
@@ -145,6 +148,7 @@ impl Subject {
             id: None,
             pid: None,
             calling: Calling::default(),
+            devices: devices(&directory),
             has_own_user_namespace: bundle.config.has_own_user_namespace(),
             bundle,
             files,
@@ -153,7 +157,26 @@ impl Subject {
     }
 }
 
+/// What the CDI devices of a bundle are for: arguments of our hook in its config.json.
+fn devices(bundle: &Path) -> Vec<&'static Arch> {
+    let config = std::fs::read(bundle.join("config.json")).ok();
+    let config: Value =
+        config.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let hooks = config["hooks"]["createRuntime"].as_array();
+    let of_hook = |hook: &Value| {
+        let arguments = hook["args"].as_array()?.iter().skip(2).filter_map(Value::as_str);
+        let ours = hook["path"] == hooks_d::HOOK;
+        Prepared::from_arguments(&arguments.collect::<Vec<_>>()).filter(|_| ours)
+    };
+    hooks.into_iter().flatten().filter_map(of_hook).flat_map(|hook| hook.devices).collect()
+}
+
 fn read_bundle(directory: &Path) -> Result<Option<Bundle>> {
+    // A pipe that somebody put there would be waited for.
+    let file = directory.join("config.json");
+    if let Ok(found) = file.metadata() {
+        ensure!(found.is_file(), "{} is not a file", file.display());
+    }
     let config = oci::config_in(directory)?;
     Ok(config.map(|config| Bundle { path: directory.to_owned(), config }))
 }

@@ -1,59 +1,38 @@
-//! `toolbx-arch enable` and `disable`: puts drop-ins, and a file that names their directory, beside
-//! what is there, and takes them away again. No file of anybody else is changed.
+//! `toolbx-arch enable` and `disable`: one file of Podman's configuration, which names directories of
+//! drop-ins. No file of anybody else is changed, and the drop-ins go when the package goes; a
+//! directory that is missing stops no container.
 //!
-//! What the package installed in Podman's default directory is overridden by a drop-in of the same
-//! name in a directory that is read later (oci-hooks(5)).
+//! What is in Podman's default directory is overridden by a drop-in of the same name in a directory
+//! that is read later (oci-hooks(5)).
 
-use std::fmt;
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FlockOperation;
 use toolbx_arch::message::Call;
 
 use crate::args::{Enable, Where};
-use crate::hooks_d::{DropIns, Named, OURS, OURS_PRECREATE};
+use crate::containers_conf::{self, Naming};
+use crate::hooks_d::{self, Calls, DropIns, PRECREATE, SERVING};
 use crate::person::Person;
-use crate::{containers_conf, terminal};
+use crate::{files, terminal};
 
-const ALWAYS: &str = include_str!("../../../../hooks.d/50-toolbx-arch.json");
-const ANNOTATED: &str = include_str!("../../../../hooks.d/annotation-only/50-toolbx-arch.json");
-const PRECREATE: &str = include_str!("../../../../podman-hooks.d/50-toolbx-arch-userns.json");
-const PRECREATE_ANNOTATED: &str =
-    include_str!("../../../../podman-hooks.d/annotation-only/50-toolbx-arch-userns.json");
-/// A drop-in that never runs; what it would run has to exist all the same.
-const OFF: &str = r#"{
-    "version": "1.0.0",
-    "hook": {"path": "/usr/bin/true"},
-    "when": {"always": false},
-    "stages": ["createRuntime"]
-}
-"#;
-/// The file that names our directory.
-const CONF: &str = "50-toolbx-arch.conf";
+/// Where our drop-ins are, a directory for each choice.
+const CHOICES: &str = "/usr/share/toolbx-arch/hooks.d";
+/// The file that names some of them.
+const CONF: &str = "toolbx-arch.conf";
+
+/// Others who switch are done long before.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Off,
     On { for_all: bool, precreate: bool },
-}
-
-impl Wish {
-    /// The text of the drop-in that is called `name`, if there is to be one.
-    fn text(self, name: &str) -> Option<&'static str> {
-        match (name, self) {
-            (OURS, Self::On { for_all: true, .. }) => Some(ALWAYS),
-            (OURS, Self::On { for_all: false, .. }) => Some(ANNOTATED),
-            (OURS_PRECREATE, Self::On { for_all: true, precreate: true }) => Some(PRECREATE),
-            (OURS_PRECREATE, Self::On { for_all: false, precreate: true }) => {
-                Some(PRECREATE_ANNOTATED)
-            }
-            _ => None,
-        }
-    }
 }
 
 pub fn enable(arguments: &Enable) -> Result<()> {
@@ -70,32 +49,84 @@ fn switch(wish: Wish, whose: &Where) -> Result<()> {
     let place = Place::of(&person, whose)?;
     // Somebody else who switches waits until we are done.
     let _lock = if whose.dry_run { None } else { Some(place.lock()?) };
-    let namings = containers_conf::namings(Path::new("/"), person.config())?;
-    let changes = place.changes(wish, namings)?;
-    for change in &changes {
-        if !whose.dry_run {
-            change.make()?;
-        }
-        terminal::print(&change.said(whose.dry_run));
+    let namings = containers_conf::namings(Path::new("/"), person.config(), Some(&place.conf))?;
+    let (others, later) = place.others(&namings);
+    let text = wish.conf(&others)?;
+    if let (Some(_), Some(later)) = (&text, later) {
+        bail!(
+            "{} names hooks_dir, and is read after {}; remove hooks_dir there, or name in it what \
+             this shows: toolbx-arch {} --dry-run",
+            later.display(),
+            place.conf.display(),
+            if wish == Wish::Off { "disable" } else { "enable" }
+        );
     }
-    if changes.is_empty() {
-        terminal::print("Nothing is to be changed.\n");
-    } else if !whose.dry_run {
-        terminal::print("Containers that are started from now on follow it.\n");
-    }
-    if !whose.dry_run {
-        place.tidy();
+    if whose.dry_run {
+        terminal::print(&foretold(&place.conf, text.as_deref()));
+    } else {
+        terminal::print(&make(&place.conf, text.as_deref())?);
     }
     Ok(())
 }
 
-/// Where our files go.
+impl Wish {
+    /// What our file has to say beside what `others` say already; none if nothing is missing. Fails
+    /// where that would not do.
+    fn conf(self, others: &DropIns) -> Result<Option<String>> {
+        ensure!(
+            self == Self::Off || hooks_d::is_hook_there(),
+            "{} is not there, and a drop-in without it would stop every container; install toolbx-arch",
+            hooks_d::HOOK
+        );
+        let choices = self.choices(others);
+        if choices.is_empty() {
+            return Ok(None);
+        }
+        let mut directories = others.directories.clone();
+        directories.extend(choices.iter().map(|choice| Path::new(CHOICES).join(choice)));
+        let drop_ins = DropIns::read(directories);
+        match (self, drop_ins.calls(&SERVING)) {
+            (Self::Off, Calls::All(file) | Calls::Annotated(file)) => bail!(
+                "{} has the hook called too, and only a file of the same name could override it; \
+                 remove it",
+                file.display()
+            ),
+            (Self::On { .. }, Calls::None) => {
+                bail!("{CHOICES} is incomplete; install toolbx-arch again")
+            }
+            _ => Ok(Some(text(&drop_ins.directories)?)),
+        }
+    }
+
+    /// The directories below [`CHOICES`] that are needed beside `others`.
+    fn choices(self, others: &DropIns) -> Vec<&'static str> {
+        let (serving, precreate) = (others.calls(&SERVING), others.calls(&[PRECREATE]));
+        match self {
+            Self::Off if serving == Calls::None && precreate == Calls::None => Vec::new(),
+            Self::Off => vec!["off"],
+            Self::On { for_all, precreate: wants_precreate } => {
+                let is_so = |calls: &Calls| match calls {
+                    Calls::All(_) => for_all,
+                    Calls::Annotated(_) => !for_all,
+                    Calls::None => false,
+                };
+                let (all, precreate_all) = if for_all {
+                    ("all", "precreate")
+                } else {
+                    ("annotation-only", "precreate-annotation-only")
+                };
+                let serving = (!is_so(&serving)).then_some(all);
+                let precreate = (wants_precreate && !is_so(&precreate)).then_some(precreate_all);
+                serving.into_iter().chain(precreate).collect()
+            }
+        }
+    }
+}
+
+/// Where our file goes.
 struct Place {
-    /// Our own configuration.
-    directory: PathBuf,
-    /// Podman's.
-    containers: PathBuf,
-    /// A directory above both, which is there.
+    conf: PathBuf,
+    /// A directory above it, which is there.
     above: PathBuf,
 }
 
@@ -109,176 +140,73 @@ impl Place {
             Some(_) => bail!("what is below /etc is root's; run it with sudo, or with --user"),
             None => bail!("root's containers follow what is below /etc; run it without --user"),
         };
-        Ok(Self {
-            directory: parent.join("toolbx-arch"),
-            containers: parent.join("containers"),
-            above,
-        })
-    }
-
-    fn hooks(&self) -> PathBuf {
-        self.directory.join("hooks.d")
-    }
-
-    fn conf(&self) -> PathBuf {
-        self.containers.join("containers.conf.d").join(CONF)
+        Ok(Self { conf: parent.join("containers/containers.conf.d").join(CONF), above })
     }
 
     fn lock(&self) -> Result<File> {
         let above = self.above.display();
         let directory = File::open(&self.above).call(|| format!("open {above}"))?;
-        rustix::fs::flock(&directory, FlockOperation::LockExclusive)
-            .call(|| format!("lock {above}"))?;
+        let start = Instant::now();
+        // Anybody may lock it, and must not be able to stop us for good.
+        while rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+            ensure!(start.elapsed() < PATIENCE, "{above} is locked by another program; try again");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(directory)
     }
 
-    /// What is to be done so that `wish` holds, in an order that never leaves a container start
-    /// without what it needs.
-    fn changes(
-        &self,
-        wish: Wish,
-        mut namings: Vec<containers_conf::Naming>,
-    ) -> Result<Vec<Change>> {
-        let conf = self.conf();
-        let later = namings.iter().rev().take_while(|naming| naming.file != conf);
-        let later =
-            later.filter(|naming| naming.file > conf && naming.file.starts_with(&self.containers));
-        let overriding =
-            later.filter(|naming| !naming.appends).map(|naming| naming.file.clone()).last();
-        namings.retain(|naming| naming.file != conf);
-        let mut directories = containers_conf::hook_directories(&namings);
-        directories.retain(|directory| *directory != self.hooks());
-        let others = DropIns::read(directories.clone());
-
-        let ours: Vec<_> = [OURS, OURS_PRECREATE]
-            .into_iter()
-            .map(|name| (self.hooks().join(name), text(name, wish, &others)))
-            .collect();
-        let is_needed = ours.iter().any(|(_, text)| text.is_some());
-        if let (true, Some(file)) = (is_needed, &overriding) {
-            bail!(
-                "{} names hooks_dir, and is read after ours; add {} to it there",
-                file.display(),
-                self.hooks().display()
-            );
-        }
-        if is_needed && wish != Wish::Off {
-            ensure_installed()?;
-        }
-        let (written, removed): (Vec<_>, Vec<_>) = ours
-            .into_iter()
-            .map(|(file, text)| Change { file, text: text.map(str::to_owned) })
-            .partition(Change::writes);
-        directories.push(self.hooks());
-        let text = is_needed.then(|| conf_text(&directories));
-        let conf = Change { file: conf, text };
-        Ok(written.into_iter().chain([conf]).chain(removed).filter(Change::is_due).collect())
-    }
-
-    /// Takes our directories away where nothing is in them.
-    fn tidy(&self) {
-        let _ = std::fs::remove_dir(self.hooks());
-        let _ = std::fs::remove_dir(&self.directory);
+    /// What would hold without our file; and the file, if any, that is read after ours and replaces
+    /// what it says.
+    fn others(&self, namings: &[Naming]) -> (DropIns, Option<PathBuf>) {
+        let overrides = |naming: &&Naming| {
+            naming.file.parent() == self.conf.parent() && naming.file > self.conf && !naming.appends
+        };
+        let later = namings.iter().find(overrides).map(|naming| naming.file.clone());
+        (DropIns::read(containers_conf::hook_directories(namings)), later)
     }
 }
 
-/// What our own drop-in called `name` has to say so that `wish` holds, beside what the `others` do.
-/// `None` where none is needed.
-fn text(name: &str, wish: Wish, others: &DropIns) -> Option<&'static str> {
-    match (wish.text(name), others.named(name)) {
-        (Some(text), Some(Named::On(file))) if is_same(file, text) => None,
-        (Some(text), _) => Some(text),
-        (None, None | Some(Named::Off)) => None,
-        (None, Some(_)) => Some(OFF),
-    }
-}
-
-fn is_same(file: &Path, text: &str) -> bool {
-    std::fs::read_to_string(file).is_ok_and(|there| there == text)
-}
-
-/// A drop-in whose hook is missing would stop every container.
-fn ensure_installed() -> Result<()> {
-    let hook = Path::new("/usr/libexec/oci/hooks.d/toolbx-arch-hook");
-    ensure!(
-        rustix::fs::access(hook, rustix::fs::Access::EXEC_OK).is_ok(),
-        "{} is not there, and a drop-in without it would stop every container; install toolbx-arch",
-        hook.display()
-    );
-    Ok(())
-}
-
-fn conf_text(directories: &[PathBuf]) -> String {
+/// The content of our file.
+fn text(directories: &[PathBuf]) -> Result<String> {
     // A string of JSON is one of TOML, too.
-    let quoted = directories.iter().map(|path| format!("{:?}", path.to_string_lossy()));
-    format!(
-        "# toolbx-arch disable takes this file away.\n[engine]\nhooks_dir = [{}]\n",
-        quoted.collect::<Vec<_>>().join(", ")
-    )
+    let quoted: Result<Vec<_>, _> =
+        directories.iter().map(|path| serde_json::to_string(&path.to_string_lossy())).collect();
+    Ok(format!(
+        "# By toolbx-arch enable and disable.\n[engine]\nhooks_dir = [{}]\n",
+        quoted?.join(", ")
+    ))
 }
 
-/// A file that is to have this content, or not to be.
-#[derive(Debug)]
-struct Change {
-    file: PathBuf,
-    text: Option<String>,
-}
-
-impl Change {
-    fn writes(&self) -> bool {
-        self.text.is_some()
+/// Whether the file is as it should be.
+fn is_so(file: &Path, text: Option<&str>) -> bool {
+    match text {
+        Some(text) => std::fs::read_to_string(file).is_ok_and(|there| there == text),
+        None => file.symlink_metadata().is_err(),
     }
+}
 
-    /// Whether it is not so already.
-    fn is_due(&self) -> bool {
-        match &self.text {
-            Some(text) => !is_same(&self.file, text),
-            None => self.file.symlink_metadata().is_ok(),
+const NOTHING: &str = "Nothing is to be changed.\n";
+
+fn foretold(file: &Path, text: Option<&str>) -> String {
+    match text {
+        _ if is_so(file, text) => NOTHING.to_owned(),
+        Some(text) => format!("would write {}:\n{text}", file.display()),
+        None => format!("would remove {}\n", file.display()),
+    }
+}
+
+/// Makes the file so, and says what was done.
+fn make(file: &Path, text: Option<&str>) -> Result<String> {
+    let done = match text {
+        _ if is_so(file, text) => return Ok(NOTHING.to_owned()),
+        Some(text) => {
+            files::write(file, text)?;
+            "wrote"
         }
-    }
-
-    fn make(&self) -> Result<()> {
-        match &self.text {
-            Some(text) => write(&self.file, text),
-            None => match std::fs::remove_file(&self.file) {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                removed => removed.call(|| format!("remove {}", self.file.display())),
-            },
-        }
-    }
-
-    fn said(&self, dry_run: bool) -> String {
-        match (&self.text, dry_run) {
-            (Some(text), true) => {
-                format!("would write {}:\n{}", self.file.display(), Indented(text))
-            }
-            (None, true) => format!("would remove {}\n", self.file.display()),
-            (Some(_), false) => format!("wrote {}\n", self.file.display()),
-            (None, false) => format!("removed {}\n", self.file.display()),
-        }
-    }
-}
-
-struct Indented<'a>(&'a str);
-
-impl fmt::Display for Indented<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.lines().try_for_each(|line| writeln!(f, "    {line}"))
-    }
-}
-
-/// Writes a file so that readers see the old one or the new one, and nothing in between.
-pub fn write(file: &Path, text: &str) -> Result<()> {
-    let directory = file.parent().context("a file without a directory")?;
-    std::fs::create_dir_all(directory).call(|| format!("mkdir {}", directory.display()))?;
-    let new = file.with_extension("new"); // no engine reads a file of that name
-    let written = File::create(&new).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    let renamed = written.and_then(|()| std::fs::rename(&new, file));
-    if renamed.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    renamed.call(|| format!("write {}", file.display()))
+        None => match std::fs::remove_file(file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(NOTHING.to_owned()),
+            removed => removed.call(|| format!("remove {}", file.display())).map(|()| "removed")?,
+        },
+    };
+    Ok(format!("{done} {}\nContainers that are started from now on follow it.\n", file.display()))
 }

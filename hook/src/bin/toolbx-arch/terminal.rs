@@ -1,6 +1,9 @@
 //! What is printed: marks, colour on a terminal only, columns.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{ErrorKind, IsTerminal, Write};
+
+use toolbx_arch::message;
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,15 +45,47 @@ pub fn has_colour() -> bool {
     std::io::stdout().is_terminal() && !asked_for_none && !is_dumb
 }
 
-/// Writes to standard output; a reader who has gone is no error.
+/// Writes lines to standard output, with everything escaped that would be more than text: much of it
+/// comes from images.
 pub fn print(text: &str) {
+    write(&message::lines(text));
+}
+
+/// Writes text with colours of our own, of which `text` makes what is printed when it is handed a
+/// function for all that is not ours.
+pub fn print_coloured(text: impl FnOnce(fn(&str) -> String) -> String) {
+    write(&text(message::lines));
+}
+
+/// Writes to standard output, or ends the program; a reader who has gone is no error.
+fn write(text: &str) {
     let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("toolbx-arch: error: write to standard output: {error}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }
 
 /// Writes JSON to standard output, for people to read too.
 pub fn print_json(value: &serde_json::Value) {
-    print(&format!("{value:#}\n"));
+    write(&safe_json(value));
+}
+
+fn safe_json(value: &serde_json::Value) -> String {
+    let mut json = String::new();
+    for c in format!("{value:#}\n").chars() {
+        if c != '\n' && message::is_active(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(json, "\\u{unit:04x}");
+            }
+        } else {
+            json.push(c);
+        }
+    }
+    json
 }
 
 /// Rows as lines, each column but the last one as wide as its widest cell.
@@ -73,6 +108,14 @@ mod tests {
         let rows = [["a", "bcd", "e"], ["fghü", "", "ij"], ["k", "l", ""]];
         let rows = rows.map(|row| row.map(str::to_owned));
         assert_eq!(columns(&rows), "a     bcd  e\nfghü       ij\nk     l\n");
+    }
+
+    #[test]
+    fn json_is_text_only() {
+        let value = serde_json::json!({"a": "\u{9b}\u{e0001}ü\u{1b}"});
+        let text = safe_json(&value);
+        assert!(text.chars().all(|c| c == '\n' || !message::is_active(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]
