@@ -480,8 +480,8 @@ pub fn inherit(visible: Option<&Visible>, targets: &[&'static Arch]) -> Result<D
         Some(arch) => bail!(
             "the container has no user namespace of its own, so a handler for {} would be \
              registered for the whole machine; run it with --userns=auto (a build: with \
-             --userns-uid-map and --userns-gid-map 0:0:4294967294), or as an ordinary user, or \
-             register a handler with flag F on the host, or see PLAIN SUDO PODMAN RUN in \
+             --userns-uid-map and --userns-gid-map 0:0:4294967294; Docker: with userns-remap; \
+             Kubernetes: with hostUsers: false), or as an ordinary user, or register a handler with flag F on the host, or see PLAIN SUDO PODMAN RUN in \
              toolbx-arch-hook(8)",
             arch.name
         ),

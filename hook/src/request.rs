@@ -169,9 +169,11 @@ pub fn decide(
     wish.targets.extend(further.collect::<Vec<_>>());
     if let Some(Detected { arch, program, .. }) = detected {
         let found = format!("{} is for {}", message::path(program), arch.name);
-        // Whoever adds an annotation or a device may know that; a label says what a container is.
-        let is_expected = is_native(arch) && !(annotations.is_empty() && devices.is_empty());
-        if let (Asked::These(_), false) = (&asked, is_expected)
+        // Whoever adds an annotation may know that; a label says what a container is.
+        let is_expected = is_native(arch) && !annotations.is_empty();
+        // Of several devices each has a call of ours that knows no other.
+        let by_device = wish.sources.iter().any(|(source, _)| *source == DEVICE);
+        if let (Asked::These(_), false) = (&asked, is_expected || by_device)
             && !wish.targets.contains(arch)
         {
             wish.contradiction = Some(format!("{found}, which was not asked for; both are served"));

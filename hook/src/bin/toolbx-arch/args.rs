@@ -55,9 +55,15 @@ pub enum Command {
     /// The variant is looked for before anything is copied, and its programs are looked at after: many
     /// images declare a wrong architecture.
     Pull(Pull),
-    /// Switch the hook on, for all containers or for annotated ones
+    /// Switch the hook on for Podman, for all containers or for annotated ones
+    ///
+    /// Writes toolbx-arch.conf in containers.conf.d, or removes it where the package's own drop-in does.
+    /// Builds follow --hooks-dir, and other engines their own configuration.
     Enable(Enable),
-    /// Switch the hook off
+    /// Switch the hook off for Podman; enable takes that back
+    ///
+    /// Writes toolbx-arch.conf in containers.conf.d, which overrides the package's drop-in. Builds follow
+    /// --hooks-dir, and other engines their own configuration.
     Disable(Where),
     /// Print or install a CDI specification: a device for each target that has an emulator
     ///
