@@ -6,7 +6,7 @@ load helpers
 setup_file() {
     [ -e "$IMAGES/ci/base.tar" ] || fail "no base for the CI image; run: make images"
     "$BATS_TEST_DIRNAME/../packaging/package" deb "$RUN/ci/target/packages"
-    cp -r "$BATS_TEST_DIRNAME/../images" "$RUN/ci"
+    cp -r "$BATS_TEST_DIRNAME"/../{images,policies} "$RUN/ci"
     as_alice import --quiet "$IMAGES/ci/base.tar" localhost/ci-base >/dev/null
     as_alice build --quiet --network none --build-arg BASE=localhost/ci-base \
         --volume "$IMAGES/ci/packages:/packages:ro" --file images/Containerfile --tag localhost/ci "$RUN/ci" >"$RUN/ci.log" 2>&1 ||

@@ -109,7 +109,12 @@ END
     diagnoses drop-ins error "$drop_in: its hook $hook" "reinstall toolbx-arch"
     diagnoses hook error "no usable drop-in" "install toolbx-arch"
     explains as_alice victim
-    [[ "$output" == *"refused: no container starts: $drop_in: its hook $hook"* ]] || fail "$output"
+    [[ "$output" == *"refused: a drop-in is broken, "*"$drop_in: its hook $hook"* ]] || fail "$output"
+    # What doctor says, as the way out.
+    toolbx-arch disable
+    run --separate-stderr as_root run --rm --network none localhost/busybox:amd64 uname -m
+    prints x86_64
+    rm /etc/containers/containers.conf.d/toolbx-arch.conf
     run -1 toolbx-arch enable --annotation-only
     refused "would stop every container; install toolbx-arch"
     mv "$RUN/hook" $hook
@@ -117,7 +122,7 @@ END
     mv $drop_in "$RUN/drop-in"
     diagnoses hook error "run: toolbx-arch enable"
     echo '{"hook": {"path": "/usr/bin/true"}, "stages": ["createrun"]}' >${drop_in%/*}/other.json
-    diagnoses drop-ins error "other.json: there is no stage createrun; no container starts with it" "mend or remove"
+    diagnoses drop-ins error "other.json: there is no stage createrun; engines refuse it, and with it all hooks or all containers" "mend or remove"
     echo '{' >${drop_in%/*}/other.json
     diagnoses drop-ins error "other.json is no drop-in"
     sed 's/createRuntime/precreate/' "$RUN/drop-in" >${drop_in%/*}/other.json
@@ -437,6 +442,12 @@ END
     run --separate-stderr toolbx-arch cdi
     holds '.kind == "toolbx.dev/arch" and ([.devices[].name] | index("arm64") and index("s390x") and (index("amd64") | not))'
     toolbx-arch cdi --install
+    run toolbx-arch doctor --json
+    holds 'any(.[]; .check == "CDI devices" and .status == "ok")'
+    sed -i s/s390x/other/ /etc/cdi/toolbx-arch.json
+    run toolbx-arch doctor
+    [[ "$status" = 1 && "$output" == *"! CDI devices "*"run: sudo toolbx-arch cdi --install"* ]] || fail "$output"
+    toolbx-arch cdi --install
     for engine in as_root as_alice; do
         userns=--userns=keep-id
         [ $engine != as_root ] || userns=--userns=auto
@@ -454,6 +465,15 @@ END
         [[ "$output" == *toolbx-arch-aarch64*toolbx-arch-s390x* ]] || fail "$output" "$stderr"
         run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns $arm uname -m
         [ "$status" != 0 ]
+        # The programs tell; and everything that there is.
+        run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns --device toolbx.dev/arch=auto $arm uname -m
+        prints aarch64
+        run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns --device toolbx.dev/arch=auto localhost/busybox:amd64 \
+            ls /proc/sys/fs/binfmt_misc
+        prints ""
+        run --separate-stderr $engine --hooks-dir /var/empty run --rm $userns --device toolbx.dev/arch=all localhost/busybox:amd64 \
+            ls /proc/sys/fs/binfmt_misc
+        [ "${#lines[@]}" -gt 20 ] || fail "$output" "$stderr"
     done
     toolbx-arch cdi --remove
     [ ! -e /etc/cdi/toolbx-arch.json ]
@@ -470,7 +490,11 @@ END
         run --separate-stderr $caller toolbx-arch pull --tls-verify=false --arch arm64 $multi
         [ "$status" = 0 ] || fail "$output" "$stderr"
         [ "${lines[-1]}" = "$multi:latest-arm64 is for aarch64" ] || fail "$output"
-        run --separate-stderr $engine run --rm --network none --userns= "$multi:latest-arm64" true
+        run $engine image inspect --format '{{index .Labels "toolbox-arch"}} {{.Architecture}} {{len .RootFS.Layers}}' \
+            "$multi:latest-arm64"
+        prints "arm64 arm64 1"
+        run $engine images --quiet --filter dangling=true
+        prints ""
         run --separate-stderr $caller toolbx-arch pull --tls-verify=false --as other:x $multi:latest-armv7l
         [ "$status" = 0 ] || fail "$output" "$stderr"
         $engine image inspect --format '{{.Architecture}}' localhost/other:x docker.io/library/other:x 2>/dev/null | grep -qx arm

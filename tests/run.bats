@@ -171,6 +171,36 @@ EOF
     [ "$before" = "$(ls -AR /dev | sha256sum)" ]
 }
 
+@test "a link in the image leads a volume to /dev, or over everything: the host gets nothing" {
+    local engine userns host=$RUN/linked link volume
+    mkdir -p "$host"
+    mount -t tmpfs -o mode=777 host "$host"
+    mkdir "$host/dev"
+    mount -t tmpfs -o mode=777 dev "$host/dev"
+    alice podman system migrate # so that alice sees these mounts
+    for link in /dev / /proc/..; do
+        ln -sfn "$link" "$RUN/over"
+        cp "$IMAGES/busybox-arm64.tar" "$RUN/linked.tar"
+        tar --append --file "$RUN/linked.tar" --directory "$RUN" ./over
+        for engine in as_root as_alice; do
+            userns=--userns=keep-id
+            [ $engine != as_root ] || userns=--userns=auto
+            $engine import --quiet "$RUN/linked.tar" localhost/linked >/dev/null
+            for volume in "$host" "$host/dev"; do
+                # Some of these do not start, whoever calls what hooks.
+                run $engine run --rm $userns $annotated --volume "$volume:/over" localhost/linked uname -m
+                run $engine run --rm $annotated --volume "$volume:/over" localhost/linked uname -m
+            done
+        done
+    done
+    run find "$host" -name .toolbx-arch
+    prints ""
+    # Such a volume is what the container may have: the test would notice.
+    as_root run --rm --volume "$host/dev:/over" localhost/busybox:amd64 touch /over/here
+    [ -e "$host/dev/here" ]
+    umount --recursive "$host"
+}
+
 @test "-v /proc:/proc:rshared and a shared volume: nothing reaches the host" {
     # The runtime's own masks do reach it, so each host is one that is thrown away.
     local options

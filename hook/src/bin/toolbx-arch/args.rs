@@ -53,7 +53,7 @@ pub enum Command {
     /// Get an image for another architecture, beside the native one
     ///
     /// The variant is looked for before anything is copied, and its programs are looked at after: many
-    /// images declare a wrong architecture.
+    /// images declare a wrong architecture. The image gets the label toolbox-arch.
     Pull(Pull),
     /// Switch the hook on for Podman, for all containers or for annotated ones
     ///
@@ -68,7 +68,8 @@ pub enum Command {
     /// Print or install a CDI specification: a device for each target that has an emulator
     ///
     /// With it Docker, containerd, CRI-O and Podman run the hook for whoever asks for the device:
-    /// podman run --device toolbx.dev/arch=arm64 IMAGE
+    /// podman run --device toolbx.dev/arch=arm64 IMAGE. The device "all" is for every target that has an
+    /// emulator now, and with "auto" the container's programs tell.
     Cdi(Cdi),
     /// Try emulators in a user namespace; what doctor starts
     #[command(hide = true)]

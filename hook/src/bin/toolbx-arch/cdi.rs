@@ -23,8 +23,7 @@ pub fn run(arguments: &Cdi) -> Result<()> {
         terminal::print(&format!("removed {FILE}\n"));
         return Ok(());
     }
-    let targets = list::targets(caller::become_hooks_caller()?)?;
-    let specification = format!("{:#}\n", specification(&targets)?);
+    let specification = text(&list::targets(caller::become_hooks_caller()?)?)?;
     if arguments.install {
         files::write(file, &specification)?;
         terminal::print(&format!("wrote {FILE}\n"));
@@ -34,23 +33,37 @@ pub fn run(arguments: &Cdi) -> Result<()> {
     Ok(())
 }
 
-/// A device for each target that has an emulator, by its OCI name where it has one.
+/// Whether what is installed is what would be installed now; `None` if nothing is.
+pub fn is_current(targets: &[Target]) -> Option<bool> {
+    let installed = std::fs::read_to_string(FILE).ok()?;
+    Some(text(targets).is_ok_and(|text| text == installed))
+}
+
+fn text(targets: &[Target]) -> Result<String> {
+    Ok(format!("{:#}\n", specification(targets)?))
+}
+
+/// A device for each target that has an emulator, by its OCI name where it has one; one for all of
+/// them; and one, `auto`, with which the container's programs tell.
 fn specification(targets: &[Target]) -> Result<Value> {
     let found = targets.iter().filter(|target| target.is_used() && target.emulator.is_ok());
-    let devices: Vec<_> =
-        found.map(|target| device(target.arch.oci.unwrap_or(target.arch.name))).collect();
-    ensure!(!devices.is_empty(), "no emulator was found; see toolbx-arch doctor");
+    let names: Vec<_> = found.map(|target| target.arch.oci.unwrap_or(target.arch.name)).collect();
+    ensure!(!names.is_empty(), "no emulator was found; see toolbx-arch doctor");
+    let mut devices: Vec<_> = names.iter().map(|name| device(name, &[name])).collect();
+    devices.extend([device("all", &names), device("auto", &[])]);
     Ok(json!({ "cdiVersion": VERSION, "kind": "toolbx.dev/arch", "devices": devices }))
 }
 
-fn device(name: &str) -> Value {
+fn device(name: &str, targets: &[&str]) -> Value {
+    let command = ["toolbx-arch-hook", "create-runtime"].map(str::to_owned);
+    let targets = targets.iter().map(|target| format!("--arch={target}"));
     json!({
         "name": name,
         "containerEdits": {
             "hooks": [{
                 "hookName": "createRuntime",
                 "path": hooks_d::HOOK,
-                "args": ["toolbx-arch-hook", "create-runtime", format!("--arch={name}")],
+                "args": command.into_iter().chain(targets).collect::<Vec<_>>(),
                 "env": ["PATH=/usr/bin:/bin"],
                 "timeout": 10,
             }],

@@ -19,7 +19,7 @@ use crate::list::{self, Target};
 use crate::person::{self, Person};
 use crate::terminal::{self, Mark};
 use crate::trial::{self, Trial};
-use crate::{caller, containers_conf, hooks_d};
+use crate::{caller, cdi, containers_conf, hooks_d};
 
 /// What one look has shown.
 struct Finding {
@@ -236,7 +236,10 @@ fn drop_ins(person: &Person) -> Vec<Finding> {
         Err(why) => return vec![bad(WHAT, message::line(&why), "mend that file")],
     };
     let broken = drop_ins.broken.iter().map(|(file, why)| {
-        let says = format!("{}; no container starts with it", message::line(why));
+        let says = format!(
+            "{}; engines refuse it, and with it all hooks or all containers",
+            message::line(why)
+        );
         bad(WHAT, says, mend(file))
     });
     let misplaced = drop_ins.for_podman_alone().map(|file| {
@@ -368,12 +371,26 @@ fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
     if found == 0 && troubled == 0 {
         return vec![bad(WHAT, "none was found", emulator::INSTALL)];
     }
+    // They are made from what root may use.
+    let devices = (caller == Caller::Root).then(|| cdi::is_current(&targets)).flatten();
+    findings.extend(devices.map(cdi_devices));
     if found > 0 {
         let details = targets.iter().filter_map(|target| details(target, caller, trial)).collect();
         let summary = good(WHAT, summary(&targets, trial));
         findings.insert(0, Finding { details: Some(details), ..summary });
     }
     findings
+}
+
+/// The devices that were installed, for Docker and others.
+fn cdi_devices(is_current: bool) -> Finding {
+    const WHAT: &str = "CDI devices";
+    if is_current {
+        good(WHAT, "installed, one for each emulator")
+    } else {
+        let fix = "run: sudo toolbx-arch cdi --install";
+        warning(WHAT, "those that are installed are not for the emulators that are here", fix)
+    }
 }
 
 /// An emulator that can be used.

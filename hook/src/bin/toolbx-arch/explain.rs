@@ -56,7 +56,9 @@ impl Subject {
             None => self.foresee(),
         };
         let outcome = match (refused, missing) {
-            (Some(why), _) => Err(anyhow!("no container starts: {why}")),
+            (Some(why), _) => Err(anyhow!(
+                "a drop-in is broken, so Podman refuses the container, or starts it without hooks: {why}"
+            )),
             (None, Some(why)) => Ok(Outcome::NotCalled(why)),
             (None, None) => outcome,
         };

@@ -109,7 +109,7 @@ pub struct DropIns {
     pub directories: Vec<PathBuf>,
     /// Those that engines understand.
     usable: Vec<(PathBuf, DropIn)>,
-    /// Those that stop every container, and why.
+    /// Those that engines refuse, and with them all hooks or all containers; and why.
     pub broken: Vec<(PathBuf, anyhow::Error)>,
 }
 
@@ -148,6 +148,13 @@ impl DropIns {
             Some((file, drop_in)) if drop_in.is_always() => Calls::All(file),
             Some((file, _)) => Calls::Annotated(file),
         }
+    }
+
+    /// Whether one of ours is broken, as where the hook is missing.
+    pub fn has_broken_of_ours(&self) -> bool {
+        let is_ours =
+            |file: &Path| file.file_name().is_some_and(|n| n == OURS || n == OURS_PRECREATE);
+        self.broken.iter().any(|(file, _)| is_ours(file))
     }
 
     /// Those that Podman alone understands, in the directory that other engines read too.

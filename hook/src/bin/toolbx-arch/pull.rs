@@ -2,8 +2,8 @@
 //! beside the native one.
 
 use std::fmt;
-use std::io::ErrorKind;
-use std::process::{Command, Output};
+use std::io::{ErrorKind, Write};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -54,6 +54,7 @@ pub fn run(arguments: &Pull) -> Result<()> {
     let tls = format!("--tls-verify={}", arguments.tls_verify);
     let platform = choose(&variants(&from, &tls)?, wish.arch, &wish.image)?;
     copy(&from, &wish.stored, &platform, arguments.tls_verify)?;
+    record(&wish, &platform)?;
     let says = if is_for(&wish)? { "is for" } else { "has no program that tells; it declares" };
     terminal::print(&format!("{} {says} {}\n", wish.stored, wish.arch.name));
     Ok(())
@@ -172,6 +173,26 @@ fn copy(from: &str, stored: &str, platform: &Platform, tls_verify: bool) -> Resu
     }
     let status = command.arg(from).arg(format!("containers-storage:{stored}")).status();
     ensure!(started(status)?.success(), "skopeo could not copy {from}; see above");
+    Ok(())
+}
+
+/// Writes Toolbx's label, which the hook reads, into what was stored: an image of the same layers.
+fn record(wish: &Wish, platform: &Platform) -> Result<()> {
+    let name = wish.arch.oci.unwrap_or(wish.arch.name);
+    let containerfile = format!("FROM {}\nLABEL toolbox-arch={name}\n", wish.stored);
+    let mut build = Command::new("podman")
+        .args(["build", "--quiet", "--pull=never", "--layers=false", "--identity-label=false"])
+        .arg(format!("--platform=linux/{platform}"))
+        .args(["--tag", &wish.stored, "--file", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("podman build")?;
+    // Closed at once: nothing more comes.
+    let written = build.stdin.take().map(|mut stdin| stdin.write_all(containerfile.as_bytes()));
+    let status = build.wait().context("podman build")?;
+    written.transpose().context("podman build")?;
+    ensure!(status.success(), "{} is stored, but cannot get the label toolbox-arch", wish.stored);
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub struct Subject {
 /// Whether the engine, as it is configured, has our hook called for a container.
 #[derive(Default)]
 pub struct Calling {
-    /// Why no container starts at all, if so.
+    /// Why Podman refuses all hooks or all containers, if so.
     pub refused: Option<String>,
     /// Why the hook is not called, if so.
     pub missing: Option<&'static str>,

@@ -102,8 +102,10 @@ impl Wish {
     fn choices(self, others: &DropIns) -> Vec<&'static str> {
         let (serving, precreate) = (others.calls(&SERVING), others.calls(&[PRECREATE]));
         match self {
-            Self::Off if serving == Calls::None && precreate == Calls::None => Vec::new(),
-            Self::Off => vec!["off"],
+            Self::Off => {
+                let is_on = serving != Calls::None || precreate != Calls::None;
+                (is_on || others.has_broken_of_ours()).then_some("off").into_iter().collect()
+            }
             Self::On { for_all, precreate: wants_precreate } => {
                 let is_so = |calls: &Calls| match calls {
                     Calls::All(_) => for_all,
