@@ -79,8 +79,16 @@ setup() {
     : >/run/log.records
 }
 
+# Remembers files of the laboratory that a test is going to break; puts them back.
+keep() { tar --append --absolute-names --file "$RUN/kept.tar" "$@"; }
+put_back() {
+    [ ! -e "$RUN/kept.tar" ] || tar --extract --absolute-names --file "$RUN/kept.tar"
+    rm -f "$RUN/kept.tar"
+}
+
 # Takes away what a test put into the laboratory's files.
 tidy() {
+    put_back
     rm -rf "$RUN/hooks" /etc/toolbx-arch /etc/containers/containers.conf.d /home/alice/.config /home/alice/emulators /etc/cdi /usr/local/bin/qemu-*
     umount --lazy /proc/sys/fs/binfmt_misc 2>/dev/null || true
 }

@@ -86,11 +86,11 @@ fresh_rpm() { forget; install_rpm; }
 @test "rpm: install, upgrade, erase, and nothing is left" { lives rpm; }
 
 @test "deb: as somebody would who has Podman only" {
-    mkdir -p "$RUN/qemu"
-    mv /usr/bin/qemu-* "$RUN/qemu"
+    keep /usr/bin/qemu-*
+    rm /usr/bin/qemu-*
     install_deb
     run alice toolbx-arch doctor
-    mv "$RUN"/qemu/* /usr/bin # which is what it says
+    put_back # which is what it says
     [[ "$status" = 2 && "$output" == *"✗ emulators        none was found; install the package qemu-user-static"* ]] || fail "$output"
     run alice toolbx-arch doctor
     [[ "$status" -le 1 && "$output" != *✗* ]] || fail "$output"

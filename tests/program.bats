@@ -66,8 +66,8 @@ explains() { # engine arguments… : as that engine's user
     as_root create --name victim --userns=auto $arm true >/dev/null
     as_alice create --name victim $arm true >/dev/null
     local qemu=/usr/bin/qemu-aarch64-static caller broken said
-    cp --preserve $qemu "$RUN/qemu"
     while IFS=';' read -r broken said; do
+        keep $qemu
         eval "$broken"
         if [[ $broken = rm* ]]; then
             run toolbx-arch doctor --json
@@ -79,8 +79,7 @@ explains() { # engine arguments… : as that engine's user
             explains $caller victim
             [[ "$status" = 0 && "$output" == *"refused: "*"$said"* ]] || fail "$broken" "$output" "$stderr"
         done
-        rm -f $qemu
-        cp --preserve "$RUN/qemu" $qemu
+        put_back
     done <<END
 rm $qemu;no emulator for aarch64
 cp --preserve /usr/bin/bash $qemu;is linked dynamically
@@ -89,11 +88,9 @@ chmod a-x $qemu;is not executable
 truncate --size 20 $qemu;is not a program
 END
     # It looks as it should, and does not run.
+    keep $qemu
     cp $hook $qemu
     diagnoses emulators error "did not run a program for aarch64: its program ended with exit status: 2"
-    rm $qemu
-    cp --preserve "$RUN/qemu" $qemu
-    rm "$RUN/qemu"
 }
 
 @test "doctor and explain name what is broken: the policy, the hook, its drop-in" {
@@ -105,7 +102,8 @@ END
     [[ "$output" == *'refused: '*'/etc/toolbx-arch/policy.json:1: key "inject"'* ]] || fail "$output"
     rm -r /etc/toolbx-arch
 
-    mv $hook "$RUN/hook"
+    keep $hook
+    rm $hook
     diagnoses drop-ins error "$drop_in: its hook $hook" "reinstall toolbx-arch"
     diagnoses hook error "no usable drop-in" "install toolbx-arch"
     explains as_alice victim
@@ -117,18 +115,19 @@ END
     rm /etc/containers/containers.conf.d/toolbx-arch.conf
     run -1 toolbx-arch enable --annotation-only
     refused "would stop every container; install toolbx-arch"
-    mv "$RUN/hook" $hook
+    put_back
 
-    mv $drop_in "$RUN/drop-in"
+    keep $drop_in
+    rm $drop_in
     diagnoses hook error "run: toolbx-arch enable"
     echo '{"hook": {"path": "/usr/bin/true"}, "stages": ["createrun"]}' >${drop_in%/*}/other.json
     diagnoses drop-ins error "other.json: there is no stage createrun; engines refuse it, and with it all hooks or all containers" "mend or remove"
     echo '{' >${drop_in%/*}/other.json
     diagnoses drop-ins error "other.json is no drop-in"
-    sed 's/createRuntime/precreate/' "$RUN/drop-in" >${drop_in%/*}/other.json
+    sed 's/createRuntime/precreate/' "$BATS_TEST_DIRNAME/../hooks.d/50-toolbx-arch.json" >${drop_in%/*}/other.json
     diagnoses drop-ins error "other.json is for Podman alone; Buildah and CRI-O refuse it"
     rm ${drop_in%/*}/other.json
-    mv "$RUN/drop-in" $drop_in
+    put_back
 
     mkdir -p /etc/containers/containers.conf.d
     echo '[engine' >/etc/containers/containers.conf.d/broken.conf
@@ -139,11 +138,12 @@ END
     run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch doctor --json
     [ "$status" = 2 ] || fail "$status $output" "$stderr"
     holds 'any(.[]; .check == "sandbox" and .status == "error" and (.says | contains("fsopen binfmt_misc")))'
-    sed -i.kept /alice/d /etc/subgid
+    keep /etc/subgid
+    sed -i /alice/d /etc/subgid
     run alice toolbx-arch doctor
     [ "$status" = 1 ]
     [[ "$output" == *"! subids           alice is not in /etc/subgid; run: sudo usermod --add-subuids"* ]] || fail "$output"
-    mv /etc/subgid.kept /etc/subgid
+    put_back
     mv /run/systemd/journal/dev-log{,.away}
     diagnoses log warning "no syslog daemon listens"
     mv /run/systemd/journal/dev-log{.away,}
@@ -185,6 +185,15 @@ END
     echo '{"architectures": ["s390x"], "emulator_directories": ["/nowhere"]}' >/etc/toolbx-arch/policy.json
     run toolbx-arch list --json s390x arm64
     holds '.[0].emulator == null and (.[0].problem | contains("no emulator for s390x")) and .[1].allowed == false'
+}
+
+@test "doctor and list where the machine has handlers" {
+    run --separate-stderr "$BATS_TEST_DIRNAME/host-with-handlers" toolbx-arch list --json s390x arm64
+    holds '.[0].host_handler == {"name": "host-s390x", "interpreter": "/usr/bin/qemu-s390x-static", "flags": "OCF"}'
+    holds '.[1].host_handler == null'
+    run --separate-stderr "$BATS_TEST_DIRNAME/host-with-handlers" toolbx-arch doctor --json
+    holds 'any(.[]; .check == "host handlers" and .status == "ok"
+        and .says == "5 that containers can use; 1 without flag F, which containers cannot use")'
 }
 
 @test "explain: a running container, by the very plan" {

@@ -181,7 +181,7 @@ fn record(wish: &Wish, platform: &Platform) -> Result<()> {
     let name = wish.arch.oci.unwrap_or(wish.arch.name);
     let containerfile = format!("FROM {}\nLABEL toolbox-arch={name}\n", wish.stored);
     let mut build = Command::new("podman")
-        .args(["build", "--quiet", "--pull=never", "--layers=false", "--identity-label=false"])
+        .args(["build", "--quiet", "--pull=never", "--identity-label=false"])
         .arg(format!("--platform=linux/{platform}"))
         .args(["--tag", &wish.stored, "--file", "-"])
         .stdin(Stdio::piped())
