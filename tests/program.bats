@@ -124,6 +124,8 @@ END
     diagnoses drop-ins error "other.json: there is no stage createrun; engines refuse it, and with it all hooks or all containers" "mend or remove"
     echo '{' >${drop_in%/*}/other.json
     diagnoses drop-ins error "other.json is no drop-in"
+    explains as_alice victim
+    [[ "$output" == *"refused: a drop-in is broken, "*"other.json is no drop-in"* ]] || fail "$output"
     sed 's/createRuntime/precreate/' "$BATS_TEST_DIRNAME/../hooks.d/50-toolbx-arch.json" >${drop_in%/*}/other.json
     diagnoses drop-ins error "other.json is for Podman alone; Buildah and CRI-O refuse it"
     rm ${drop_in%/*}/other.json
@@ -132,6 +134,8 @@ END
     mkdir -p /etc/containers/containers.conf.d
     echo '[engine' >/etc/containers/containers.conf.d/broken.conf
     diagnoses drop-ins error "containers.conf.d/broken.conf"
+    explains as_alice victim
+    [[ "$status" != 0 && "$stderr" == *"containers.conf.d/broken.conf"* ]] || fail "$stderr"
 }
 
 @test "doctor names what is broken: no user namespaces, no ids, no log, no engine" {
@@ -206,7 +210,7 @@ END
         [ "$status" = 0 ] || fail "$stderr"
         [[ "$output" == "container web ("*"), running"* ]] || fail "$output"
         [[ "$output" == *"first program "*"/bin/sleep is for aarch64"* ]] || fail "$output"
-        [[ "$output" == *"emulated, in scope private"*"flags OPFC, shown at /dev/.toolbx-arch/usr/bin/"* ]] || fail "$output"
+        [[ "$output" == *"emulated, in scope private, decided by program: "*"flags OPFC, shown at /dev/.toolbx-arch/usr/bin/"* ]] || fail "$output"
         explains $engine --json web
         holds '.decision == "emulated" and .scope == "private" and .targets == [{"target": "aarch64", "emulator": "/usr/bin/qemu-aarch64-static", "flags": "OPFC"}]'
         holds '.detected == {"target": "aarch64", "program": "/bin/sleep", "first": true}'
@@ -220,6 +224,7 @@ END
 @test "explain: containers that do not run, and images" {
     as_alice create --name asked --annotation toolbx.arch=s390x $arm true >/dev/null
     explains as_alice --json asked
+    holds '.why | startswith("emulated, in scope shared, decided by toolbx.arch: ")'
     holds '.decision == "emulated" and .scope == "shared" and (.targets | map(.target)) == ["s390x", "aarch64"]'
     holds 'any(.sources[]; .source == "annotation toolbx.arch" and .says == "\"s390x\"") and (.notes[0] | contains("not asked for"))'
     as_alice run --name done localhost/busybox:amd64 true
@@ -496,8 +501,10 @@ END
     for engine in as_root as_alice; do
         caller=alice
         [ $engine = as_alice ] || caller=
+        $engine image prune --force >/dev/null # what other tests left
         run --separate-stderr $caller toolbx-arch pull --tls-verify=false --arch arm64 $multi
         [ "$status" = 0 ] || fail "$output" "$stderr"
+        run --separate-stderr $caller toolbx-arch pull --tls-verify=false --arch arm64 $multi # again
         [ "${lines[-1]}" = "$multi:latest-arm64 is for aarch64" ] || fail "$output"
         run $engine image inspect --format '{{index .Labels "toolbox-arch"}} {{.Architecture}} {{len .RootFS.Layers}}' \
             "$multi:latest-arm64"

@@ -128,6 +128,8 @@ enum Outcome {
     Emulated {
         scope: Scope,
         targets: Vec<Target>,
+        /// The source that came first.
+        by: Option<&'static str>,
         warning: Option<String>,
     },
 }
@@ -151,6 +153,7 @@ impl From<Decision> for Outcome {
             Decision::Emulate(plan) => Self::Emulated {
                 scope: plan.container.scope,
                 targets: plan.emulations.iter().map(Target::from).collect(),
+                by: plan.wish.sources.first().map(|(source, _)| *source),
                 warning: plan.wish.contradiction,
             },
         }
@@ -211,7 +214,8 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
             target => targets.push(target?),
         }
     }
-    Ok(Outcome::Emulated { scope, targets, warning: wish.contradiction })
+    let by = wish.sources.first().map(|(source, _)| *source);
+    Ok(Outcome::Emulated { scope, targets, by, warning: wish.contradiction })
 }
 
 impl Outcome {
@@ -259,8 +263,9 @@ impl Outcome {
                 scope.name(),
                 meaning(*scope)
             ),
-            Self::Emulated { scope, .. } => {
-                format!("emulated, in scope {}: {}", scope.name(), meaning(*scope))
+            Self::Emulated { scope, by, .. } => {
+                let by = by.map(|by| format!(", decided by {by}")).unwrap_or_default();
+                format!("emulated, in scope {}{by}: {}", scope.name(), meaning(*scope))
             }
         }
     }
