@@ -1,9 +1,16 @@
 //! Sees the machine as the hook would see it for the person who calls.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use toolbx_arch::message::Call;
 use toolbx_arch::trust::Caller;
+
+/// This very program, to be started anew.
+pub fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context("find this program")
+}
 
 /// Whether an ordinary user calls, outside of any user namespace. The hook would then run in one of
 /// theirs.

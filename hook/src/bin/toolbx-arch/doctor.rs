@@ -375,9 +375,10 @@ fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
     let devices = (caller == Caller::Root).then(|| cdi::is_current(&targets)).flatten();
     findings.extend(devices.map(cdi_devices));
     if found > 0 {
-        let details = targets.iter().filter_map(|target| details(target, caller, trial)).collect();
-        let summary = good(WHAT, summary(&targets, trial));
-        findings.insert(0, Finding { details: Some(details), ..summary });
+        let details: Vec<_> =
+            targets.iter().filter_map(|target| details(target, caller, trial)).collect();
+        let summary = good(WHAT, summary(&targets, &details, trial));
+        findings.insert(0, Finding { details: Some(details.into()), ..summary });
     }
     findings
 }
@@ -407,12 +408,13 @@ fn details(target: &Target, caller: Caller, trial: &Trial) -> Option<Value> {
     }))
 }
 
-/// How many, of which version, and whether they were tried.
-fn summary(targets: &[Target], trial: &Trial) -> String {
-    let mut versions: BTreeMap<String, usize> = BTreeMap::new();
-    for emulator in targets.iter().filter_map(|target| target.emulator.as_ref().ok()) {
-        let version = list::version(&emulator.path).unwrap_or_else(|| "of unknown version".into());
-        *versions.entry(version).or_default() += 1;
+/// How many, of which version, and whether they were tried; `details` are those of the emulators.
+fn summary(targets: &[Target], details: &[Value], trial: &Trial) -> String {
+    let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
+    for emulator in details {
+        *versions
+            .entry(emulator["version"].as_str().unwrap_or("of unknown version"))
+            .or_default() += 1;
     }
     let versions = versions.iter().map(|(version, count)| format!("{count} static ({version})"));
     let ran = trial.targets.values().filter(|why| why.is_none()).count();

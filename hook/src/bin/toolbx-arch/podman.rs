@@ -10,6 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::caller;
+
 /// `podman container inspect`, as far as it is needed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -145,9 +147,9 @@ pub fn names() -> Vec<String> {
 /// Starts this very program anew as the root of rootless Podman's user namespace, where the hook of a
 /// rootless container runs. Returns only if that fails.
 pub fn unshare() -> anyhow::Error {
-    let program = match std::env::current_exe() {
+    let program = match caller::this_program() {
         Ok(program) => program,
-        Err(error) => return anyhow!(error).context("find this program"),
+        Err(why) => return why,
     };
     let mut command = Command::new("podman");
     command.arg("unshare").arg(program).args(std::env::args_os().skip(1));

@@ -14,8 +14,7 @@ use toolbx_arch::message;
 use crate::args::Pull;
 use crate::person::Person;
 use crate::podman::said;
-use crate::short_names;
-use crate::terminal;
+use crate::{caller, short_names, terminal};
 
 /// What is to be got, and as what it is to be stored.
 #[derive(Debug, PartialEq, Eq)]
@@ -199,7 +198,7 @@ fn record(wish: &Wish, platform: &Platform) -> Result<()> {
 /// Whether the programs of what was stored are what was asked for. Fails where they are something
 /// else; `false` where none can be looked at.
 fn is_for(wish: &Wish) -> Result<bool> {
-    let output = Command::new(std::env::current_exe().context("find this program")?)
+    let output = Command::new(caller::this_program()?)
         .args(["explain", "--json", "--", &wish.stored])
         .output()
         .context("toolbx-arch explain")?;

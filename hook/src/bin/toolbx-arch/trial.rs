@@ -35,7 +35,7 @@ pub struct Trial {
 
 /// Has the trial made by another process: whoever enters a user namespace cannot leave it.
 pub fn have_made() -> Result<Trial> {
-    let output = Command::new(std::env::current_exe().context("find this program")?)
+    let output = Command::new(caller::this_program()?)
         .arg("try")
         .stderr(Stdio::inherit())
         .output()
