@@ -21,8 +21,8 @@ use crate::log::{Log, Severity};
 use crate::message;
 use crate::network;
 use crate::oci::{self, Bundle, State};
+use crate::orders::Orders;
 use crate::policy::{Credentials, Policy};
-use crate::prepared::Prepared;
 use crate::request::{self, Evidence, Need, Request, UsernsWish, Wish};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
@@ -98,23 +98,23 @@ pub enum Decision {
 }
 
 /// Runs the hook for the container whose state arrives on standard input, and for which the stage
-/// `precreate` has `prepared` this.
+/// `precreate` has left `orders`.
 ///
 /// Leaves one record in the log, unless the container asked for nothing. Fails where the container
 /// asked for something that it cannot have.
-pub fn run(prepared: &Prepared) -> Result<()> {
+pub fn run(orders: &Orders) -> Result<()> {
     let start = Instant::now();
     let mut id = Value::Null;
     let decided = State::read(std::io::stdin().lock()).and_then(|state| {
         id = state.id.as_str().into();
-        plan(&state, prepared).map(|decision| (state, decision))
+        plan(&state, orders).map(|decision| (state, decision))
     });
-    if *prepared == Prepared::default() && matches!(decided, Ok((_, Decision::NotAsked))) {
+    if *orders == Orders::default() && matches!(decided, Ok((_, Decision::NotAsked))) {
         return Ok(());
     }
     // The machine's daemon, not one in the container.
     let log = Log::connect();
-    let served = decided.and_then(|(state, decision)| serve(&decision, &state, prepared));
+    let served = decided.and_then(|(state, decision)| serve(&decision, &state, orders));
     let (severity, mut record) = match &served {
         Ok(None) => return Ok(()),
         Ok(Some(record)) if record["warning"].is_string() => (Severity::Warning, record.clone()),
@@ -130,16 +130,16 @@ pub fn run(prepared: &Prepared) -> Result<()> {
 }
 
 /// Does what was decided. Returns the record for the log, if there is anything to tell.
-fn serve(decision: &Decision, state: &State, prepared: &Prepared) -> Result<Option<Value>> {
+fn serve(decision: &Decision, state: &State, orders: &Orders) -> Result<Option<Value>> {
     // Before a namespace is entered from which the engine's handlers cannot be seen.
     let can_do_without = match decision {
         Decision::Emulate(plan) => can_do_without(plan.need, plan.emulations[0].handler.arch),
         _ => false,
     };
     let left = |why| Ok(record(&Decision::Left(message::line(&why))));
-    match finish(decision, state, prepared) {
+    match finish(decision, state, orders) {
         // What precreate has begun is to be brought to its end.
-        Err(why) if can_do_without && *prepared == Prepared::default() => return left(why),
+        Err(why) if can_do_without && *orders == Orders::default() => return left(why),
         finished => finished?,
     }
     let Decision::Emulate(plan) = decision else { return Ok(record(decision)) };
@@ -161,19 +161,19 @@ fn serve(decision: &Decision, state: &State, prepared: &Prepared) -> Result<Opti
 
 /// Does what `precreate` has left to this stage, whatever is decided here: it may have seen another
 /// program than the one that a volume puts in its place.
-fn finish(decision: &Decision, state: &State, prepared: &Prepared) -> Result<()> {
+fn finish(decision: &Decision, state: &State, orders: &Orders) -> Result<()> {
     // Such a namespace can be asked for too.
-    let owns_host_files = prepared.owns_host_files
+    let owns_host_files = orders.owns_host_files
         || matches!(decision, Decision::Emulate(plan) if plan.container.has_hosts_root(Caller::current()?));
-    if !owns_host_files && prepared.sysctls.is_empty() {
+    if !owns_host_files && orders.sysctls.is_empty() {
         return Ok(());
     }
     let Place { process, rootfs, bundle } = Place::find(state, None)?;
     if owns_host_files {
         devices::protect(&process, &rootfs, &bundle.config)?;
     }
-    if !prepared.sysctls.is_empty() {
-        network::set_sysctls(&process, &prepared.sysctls)?;
+    if !orders.sysctls.is_empty() {
+        network::set_sysctls(&process, &orders.sysctls)?;
     }
     Ok(())
 }
@@ -182,20 +182,20 @@ fn finish(decision: &Decision, state: &State, prepared: &Prepared) -> Result<()>
 ///
 /// Fails where the container cannot have what it asks for, or what its first program needs. Whoever
 /// asks for nothing is not stopped by anything else.
-pub fn plan(state: &State, prepared: &Prepared) -> Result<Decision> {
+pub fn plan(state: &State, orders: &Orders) -> Result<Decision> {
     let Ok((annotations, bundle)) = annotations(state) else { return Ok(Decision::NotAsked) };
     let place = Place::find(state, bundle);
-    let evidence = evidence(annotations, place.as_ref().ok(), prepared);
-    plan_on(evidence, place, state, prepared)
+    let evidence = evidence(annotations, place.as_ref().ok(), orders);
+    plan_on(evidence, place, state, orders)
 }
 
 /// What there is to know of the running container of `state`, and what would be decided for it if
 /// it were started now. `bundle` says where its rootfs is as its own first process sees it: `/`.
-pub fn examine(state: &State, bundle: Bundle, prepared: &Prepared) -> (Evidence, Result<Decision>) {
+pub fn examine(state: &State, bundle: Bundle, orders: &Orders) -> (Evidence, Result<Decision>) {
     let annotations = bundle.config.annotations.clone().unwrap_or_default();
     let place = Place::find(state, Some(bundle));
-    let evidence = evidence(annotations, place.as_ref().ok(), prepared);
-    (evidence.clone(), plan_on(evidence, place, state, prepared))
+    let evidence = evidence(annotations, place.as_ref().ok(), orders);
+    (evidence.clone(), plan_on(evidence, place, state, orders))
 }
 
 /// Decides by the `evidence`.
@@ -203,10 +203,10 @@ fn plan_on(
     evidence: Evidence,
     place: Result<Place>,
     state: &State,
-    prepared: &Prepared,
+    orders: &Orders,
 ) -> Result<Decision> {
     let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
-    match (plan_by(need, &evidence, place, state, prepared), evidence.detected) {
+    match (plan_by(need, &evidence, place, state, orders), evidence.detected) {
         (Err(why), Some(Detected { arch, .. })) if can_do_without(need, arch) => {
             Ok(Decision::Left(message::line(&why)))
         }
@@ -227,7 +227,7 @@ fn plan_by(
     evidence: &Evidence,
     place: Result<Place>,
     state: &State,
-    prepared: &Prepared,
+    orders: &Orders,
 ) -> Result<Decision> {
     let caller = Caller::current()?;
     let policy = Policy::load(caller)?;
@@ -236,7 +236,7 @@ fn plan_by(
         Request::Off => Ok(Decision::Off),
         Request::Native => Ok(Decision::Native),
         Request::Emulate(wish) => {
-            plan_for(wish, place?, state, &Rules { policy: &policy, caller, prepared, need })
+            plan_for(wish, place?, state, &Rules { policy: &policy, caller, orders, need })
         }
     }
 }
@@ -245,7 +245,7 @@ fn plan_by(
 struct Rules<'a> {
     policy: &'a Policy,
     caller: Caller,
-    prepared: &'a Prepared,
+    orders: &'a Orders,
     need: Need,
 }
 
@@ -274,12 +274,12 @@ impl Place {
 fn evidence(
     annotations: BTreeMap<String, String>,
     place: Option<&Place>,
-    prepared: &Prepared,
+    orders: &Orders,
 ) -> Evidence {
     let command = place.and_then(|place| place.bundle.config.command.as_ref());
     let mut evidence = Evidence {
         annotations,
-        devices: prepared.devices.clone(),
+        devices: orders.devices.clone(),
         label: None,
         toolbx: command.and_then(toolbx::architecture),
         detected: place.and_then(Place::detect),
@@ -292,7 +292,7 @@ fn evidence(
 
 /// Decides how `wish` is met.
 fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
-    let Rules { policy, caller, prepared, need } = *rules;
+    let Rules { policy, caller, orders, need } = *rules;
     let insists_on_private = wish.userns == Some(UsernsWish::Private);
     let Place { bundle, process, rootfs } = place;
     let scope = process.scope(&bundle)?;
@@ -303,7 +303,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
          --userns=auto or --userns=keep-id"
     );
     if !insists_on_private {
-        ensure_can_exec(state, prepared)?;
+        ensure_can_exec(state, orders)?;
     }
     let visible = Visible::of_the_engine();
     if scope == Scope::Host {
@@ -376,9 +376,9 @@ fn runtime_command() -> Vec<u8> {
 
 /// Fails where nothing could ever be executed in the container after its start: runc before 1.3
 /// enters the user namespace before a network namespace from outside of it.
-fn ensure_can_exec(state: &State, prepared: &Prepared) -> Result<()> {
+fn ensure_can_exec(state: &State, orders: &Orders) -> Result<()> {
     ensure!(
-        !prepared.enters_network
+        !orders.enters_network
             || oci::can_exec_into_foreign_network(&runtime_command(), &state.oci_version),
         "runc before 1.3 cannot exec (nor run health checks) in a container whose user namespace \
          is younger than its network; use crun, runc 1.3, --userns=auto or --network=none, or do \

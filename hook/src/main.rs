@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
-use toolbx_arch::prepared::Prepared;
+use toolbx_arch::orders::Orders;
 use toolbx_arch::{hook, kernel, message, precreate};
 
 const HELP: &str = "\
@@ -52,10 +52,10 @@ fn run() -> u8 {
     let arguments: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
     match arguments[..] {
-        ["create-runtime" | "prestart", ref prepared @ ..]
-            if let Some(prepared) = Prepared::from_arguments(prepared) =>
+        ["create-runtime" | "prestart", ref orders @ ..]
+            if let Some(orders) = Orders::from_arguments(orders) =>
         {
-            create_runtime(&prepared)
+            create_runtime(&orders)
         }
         ["precreate"] => precreate(),
         ["--help" | "-h" | "help"] => show(HELP),
@@ -68,8 +68,8 @@ fn run() -> u8 {
     }
 }
 
-fn create_runtime(prepared: &Prepared) -> u8 {
-    match hook::run(prepared) {
+fn create_runtime(orders: &Orders) -> u8 {
+    match hook::run(orders) {
         Ok(()) => DONE,
         Err(error) => {
             complain(&format!("toolbx-arch-hook: error: {}\n", message::line(&error)));

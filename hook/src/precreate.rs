@@ -2,7 +2,7 @@
 //! own, by rewriting the config.json that Podman is about to hand to the runtime.
 //!
 //! The mapping is the identity, so files, volumes and users stay as they are. What a runtime cannot
-//! do in such a namespace is arranged otherwise, left to `create-runtime` ([`Prepared`]), or said.
+//! do in such a namespace is arranged otherwise, left to `create-runtime` ([`Orders`]), or said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -27,8 +27,8 @@ use crate::log::{Log, Severity};
 use crate::message::{self, shown};
 use crate::mountinfo;
 use crate::oci::{self, Namespace};
+use crate::orders::Orders;
 use crate::policy::{Policy, Userns};
-use crate::prepared::Prepared;
 use crate::request::{self, Evidence, Need, Request, UsernsWish};
 use crate::scope::Scope;
 use crate::toolbx;
@@ -218,7 +218,7 @@ struct Rewrite {
     /// Devices that become binds, and of what.
     devices: BTreeMap<PathBuf, PathBuf>,
     /// Left to `create-runtime`.
-    prepared: Prepared,
+    orders: Orders,
     /// What the container cannot have.
     warnings: Vec<String>,
 }
@@ -490,7 +490,7 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
         bound,
         devices: engine.devices.clone(),
         drops_mqueue: !own_ipc,
-        prepared: Prepared {
+        orders: Orders {
             owns_host_files: true,
             enters_network: matches!(network, Network::EngineMade | Network::Joined),
             sysctls: sysctls(config, network),
@@ -615,7 +615,7 @@ fn rewritten_linux(linux: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
     linux.set("namespaces", &namespaces)?;
     linux.set("uidMappings", &rewrite.uid_map)?;
     linux.set("gidMappings", &rewrite.gid_map)?;
-    if rewrite.prepared.enters_network && linux.text("sysctl").is_some() {
+    if rewrite.orders.enters_network && linux.text("sysctl").is_some() {
         let sysctl = linux.text("sysctl").map(str::to_owned).unwrap_or_default();
         let mut sysctl = Object::parse(&sysctl).context("sysctl")?;
         sysctl.retain(|key| !is_net(key));
@@ -675,7 +675,7 @@ fn rewritten_hooks(hooks: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
             let mut args: Vec<String> = hook.read("args")?.unwrap_or_default();
             if is_ours(&args) {
                 found = true;
-                args.extend(rewrite.prepared.arguments());
+                args.extend(rewrite.orders.arguments());
                 hook.set("args", &args)?;
                 *entry = to_raw_value(&hook)?;
             }

@@ -156,17 +156,14 @@ fn devices_of_another_name_are_bound() {
 fn namespaces_of_others() {
     // The host's network: no sysctl may be set there, and ports are out of reach.
     let host = planned(&with_namespace("network", Way::Shares)).unwrap();
-    assert_eq!(host.prepared, Prepared { owns_host_files: true, ..Prepared::default() });
+    assert_eq!(host.orders, Orders { owns_host_files: true, ..Orders::default() });
     assert!(host.warnings[0].contains("ports below 1024"), "{host:?}");
     // Another container's, or one that the user made: only what was asked for.
     for path in
         ["/proc/7/ns/net", "/run/netns/netns-web", "/x/netns-0c6d8a6e-1b1f-4f0e-9a4c-2f3a4b5c6d7e"]
     {
         let joined = planned(&with_namespace("network", Way::Joins(path))).unwrap();
-        assert_eq!(
-            joined.prepared.sysctls.keys().collect::<Vec<_>>(),
-            ["net.ipv4.ping_group_range"]
-        );
+        assert_eq!(joined.orders.sysctls.keys().collect::<Vec<_>>(), ["net.ipv4.ping_group_range"]);
         assert!(joined.warnings[0].contains("--sysctl"), "{joined:?}");
     }
     for way in [Way::Shares, Way::Joins("/proc/7/ns/ipc")] {
@@ -195,10 +192,10 @@ fn namespaces_of_others() {
 fn the_users_own_port_start_comes_first_and_needs_the_capability() {
     let mut config = podman();
     config["linux"]["sysctl"][PORT_START] = "80".into();
-    assert_eq!(planned(&config).unwrap().prepared.sysctls[PORT_START], "80");
+    assert_eq!(planned(&config).unwrap().orders.sysctls[PORT_START], "80");
     config = podman();
     config["process"] = Value::Null;
-    assert!(!planned(&config).unwrap().prepared.sysctls.contains_key(PORT_START));
+    assert!(!planned(&config).unwrap().orders.sysctls.contains_key(PORT_START));
 }
 
 #[test]

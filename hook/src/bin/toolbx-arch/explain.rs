@@ -16,8 +16,8 @@ use toolbx_arch::instance::Visible;
 use toolbx_arch::labels;
 use toolbx_arch::message;
 use toolbx_arch::oci::{Root, State};
+use toolbx_arch::orders::Orders;
 use toolbx_arch::policy::{self, Policy, Userns};
-use toolbx_arch::prepared::Prepared;
 use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
@@ -84,8 +84,8 @@ impl Subject {
             bundle: bundle.path.clone(),
             ..State::default()
         };
-        let prepared = Prepared { devices: self.devices, ..Prepared::default() };
-        let (evidence, decision) = hook::examine(&state, bundle, &prepared);
+        let orders = Orders { devices: self.devices, ..Orders::default() };
+        let (evidence, decision) = hook::examine(&state, bundle, &orders);
         (evidence, Vec::new(), decision.map(Outcome::from))
     }
 

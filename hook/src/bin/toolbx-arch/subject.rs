@@ -9,7 +9,7 @@ use toolbx_arch::arch::Arch;
 use toolbx_arch::labels::{self, Label};
 use toolbx_arch::message;
 use toolbx_arch::oci::{self, Bundle, Config};
-use toolbx_arch::prepared::Prepared;
+use toolbx_arch::orders::Orders;
 use toolbx_arch::request;
 use toolbx_arch::trust::Caller;
 
@@ -166,7 +166,7 @@ fn devices(bundle: &Path) -> Vec<&'static Arch> {
     let of_hook = |hook: &Value| {
         let arguments = hook["args"].as_array()?.iter().skip(2).filter_map(Value::as_str);
         let ours = hook["path"] == hooks_d::HOOK;
-        Prepared::from_arguments(&arguments.collect::<Vec<_>>()).filter(|_| ours)
+        Orders::from_arguments(&arguments.collect::<Vec<_>>()).filter(|_| ours)
     };
     hooks.into_iter().flatten().filter_map(of_hook).flat_map(|hook| hook.devices).collect()
 }

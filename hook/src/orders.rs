@@ -8,7 +8,7 @@ use crate::arch::{self, Arch};
 /// What `create-runtime` has to do for a container that `precreate` has changed, or that was given a
 /// device. It travels as arguments of the hook in config.json, where no image can put anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Prepared {
+pub struct Orders {
     /// Whether the container's root is the owner of the engine's files: every id is itself.
     pub owns_host_files: bool,
     /// Whether the container enters a network namespace that was made outside of its user
@@ -20,7 +20,7 @@ pub struct Prepared {
     pub devices: Vec<&'static Arch>,
 }
 
-impl Prepared {
+impl Orders {
     const OWNS_HOST_FILES: &str = "--owns-host-files";
     const ENTERS_NETWORK: &str = "--enters-network";
     const SYSCTL: &str = "--sysctl=";
@@ -44,21 +44,21 @@ impl Prepared {
     /// Understands the arguments of `create-runtime`. `None` if one is not understood.
     #[must_use]
     pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
-        let mut prepared = Self::default();
+        let mut orders = Self::default();
         for argument in arguments {
             match *argument {
-                Self::OWNS_HOST_FILES => prepared.owns_host_files = true,
-                Self::ENTERS_NETWORK => prepared.enters_network = true,
+                Self::OWNS_HOST_FILES => orders.owns_host_files = true,
+                Self::ENTERS_NETWORK => orders.enters_network = true,
                 _ if let Some(name) = argument.strip_prefix(Self::ARCH) => {
-                    prepared.devices.push(arch::find(name)?);
+                    orders.devices.push(arch::find(name)?);
                 }
                 _ => {
                     let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
-                    prepared.sysctls.insert(key.to_owned(), value.to_owned());
+                    orders.sysctls.insert(key.to_owned(), value.to_owned());
                 }
             }
         }
-        Some(prepared)
+        Some(orders)
     }
 }
 
@@ -69,18 +69,18 @@ mod tests {
     #[test]
     fn arguments_are_understood_as_they_were_made() {
         let sysctls = [("net.a", "1 2"), ("net.b", "x=y")];
-        let prepared = Prepared {
+        let orders = Orders {
             owns_host_files: true,
             enters_network: true,
             sysctls: sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             devices: vec![arch::find("arm64").unwrap(), arch::find("s390x").unwrap()],
         };
-        let arguments = prepared.arguments();
+        let arguments = orders.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        assert_eq!(Prepared::from_arguments(&arguments), Some(prepared));
-        assert_eq!(Prepared::from_arguments(&[]), Some(Prepared::default()));
+        assert_eq!(Orders::from_arguments(&arguments), Some(orders));
+        assert_eq!(Orders::from_arguments(&[]), Some(Orders::default()));
         for wrong in ["--sysctl", "--sysctl=net.a", "--enters-network=1", "--arch=arm65", "x"] {
-            assert_eq!(Prepared::from_arguments(&[wrong]), None, "{wrong}");
+            assert_eq!(Orders::from_arguments(&[wrong]), None, "{wrong}");
         }
     }
 }
