@@ -43,11 +43,11 @@ PODMAN_DROP_INS = $(DATA)/podman-hooks.d
 MANDIR = $(SHAREDIR)/man
 DOCDIR = $(SHAREDIR)/doc/toolbx-arch
 
-# To build: a C linker with the static C library, and go-md2man for the man pages.
+# To build: a C linker with the static C library, the binutils, and go-md2man for the man pages.
 # To test: engines, runtimes, emulators, and what the laboratory and the tests call.
-PACKAGES = gcc libc6-dev go-md2man \
+PACKAGES = gcc libc6-dev binutils go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
-	fuse-overlayfs iptables debootstrap bats jq strace time binutils iproute2 \
+	fuse-overlayfs iptables debootstrap bats jq strace time iproute2 musl-tools \
 	python3 python3-jsonschema shellcheck debian-archive-keyring \
 	rpm lintian rpmlint secilc apparmor
 

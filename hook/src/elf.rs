@@ -1,9 +1,10 @@
-//! The few facts about ELF files that the project needs: where the header's fields are, and
-//! whether a file is a statically linked program. Pure.
+//! The few facts about ELF files that the project needs: where the header's fields are, whether a
+//! file is a statically linked program, where it is loaded, and its build-id. Pure.
 
 use anyhow::{Context, Result};
 use goblin::elf::header::{ET_DYN, ET_EXEC};
-use goblin::elf::program_header::{PT_INTERP, ProgramHeader};
+use goblin::elf::note::{NT_GNU_BUILD_ID, NoteDataIterator};
+use goblin::elf::program_header::{PT_INTERP, PT_NOTE, ProgramHeader};
 
 /// Offsets in `e_ident`, the header's first 16 bytes.
 pub mod e_ident {
@@ -52,9 +53,11 @@ pub enum Data {
 const HEADER_LEN: usize = 64;
 /// The most bytes of program headers that Linux loads (`ELF_MIN_ALIGN` aside, `load_elf_phdrs`).
 const PROGRAM_HEADERS_MAX: usize = 65_536;
+/// More than the notes of any program take.
+const NOTES_MAX: u64 = 64 * 1024;
 
 /// What a file's ELF header and program headers say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Program {
     /// The file's first bytes, to be compared with a [`crate::arch::Pattern`].
     pub header: [u8; HEADER_LEN],
@@ -62,6 +65,12 @@ pub struct Program {
     pub executable: bool,
     /// Whether it names a dynamic loader (`PT_INTERP`).
     pub dynamic: bool,
+    /// Where it begins (`e_entry`).
+    pub entry: u64,
+    /// The program headers.
+    pub segments: Vec<ProgramHeader>,
+    /// What tells this build of it from any other (`NT_GNU_BUILD_ID`), if there is such a note.
+    pub build_id: Option<Vec<u8>>,
 }
 
 impl Program {
@@ -77,14 +86,37 @@ impl Program {
         let mut table = vec![0; table_len];
         read_at(&mut table, elf.e_phoff).context("cut off before its program headers")?;
         let context = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
-        let headers = ProgramHeader::parse(&table, 0, elf.e_phnum.into(), context)
+        let segments = ProgramHeader::parse(&table, 0, elf.e_phnum.into(), context)
             .context("malformed program headers")?;
         Ok(Self {
             header,
             executable: matches!(elf.e_type, ET_EXEC | ET_DYN),
-            dynamic: headers.iter().any(|header| header.p_type == PT_INTERP),
+            dynamic: segments.iter().any(|header| header.p_type == PT_INTERP),
+            entry: elf.e_entry,
+            build_id: segments.iter().find_map(|segment| build_id(segment, context, &read_at)),
+            segments,
         })
     }
+}
+
+/// The build-id, if it is among the notes of this segment.
+fn build_id(
+    segment: &ProgramHeader,
+    context: goblin::container::Ctx,
+    read_at: impl Fn(&mut [u8], u64) -> std::io::Result<()>,
+) -> Option<Vec<u8>> {
+    if segment.p_type != PT_NOTE || segment.p_filesz > NOTES_MAX {
+        return None;
+    }
+    let mut data = vec![0; usize::try_from(segment.p_filesz).ok()?];
+    read_at(&mut data, segment.p_offset).ok()?;
+    let alignment = usize::try_from(segment.p_align.clamp(4, 8)).ok()?;
+    let notes =
+        NoteDataIterator { data: &data, size: data.len(), offset: 0, ctx: (alignment, context) };
+    notes
+        .filter_map(Result::ok)
+        .find(|note| note.name == "GNU" && note.n_type == NT_GNU_BUILD_ID)
+        .map(|note| note.desc.to_vec())
 }
 
 #[cfg(test)]

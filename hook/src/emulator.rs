@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
@@ -23,8 +23,19 @@ pub struct Emulator {
     pub path: PathBuf,
     /// The file, open for reading.
     pub file: File,
+    /// What its headers say.
+    pub program: Program,
+    /// Its sum, if the policy has pinned it.
+    pub sha256: Option<Sha256Sum>,
     /// Whether its owner is uid 0 of our user namespace.
     pub belongs_to_root: bool,
+}
+
+/// What is known of a file that passed every check.
+struct Checked {
+    program: Program,
+    sha256: Option<Sha256Sum>,
+    owner: u32,
 }
 
 /// Why there is no emulator: the policy's directories have no file of its name.
@@ -60,7 +71,9 @@ pub fn find(arch: &'static Arch, policy: &Policy, caller: Caller) -> Result<Emul
             }
         };
         match check(&file, arch, policy) {
-            Ok(owner) => return Ok(Emulator { path, file, belongs_to_root: owner == 0 }),
+            Ok(Checked { program, sha256, owner }) => {
+                return Ok(Emulator { path, file, program, sha256, belongs_to_root: owner == 0 });
+            }
             Err(error) => refused.push(format!("{} {error:#}", path.display())),
         }
     }
@@ -76,8 +89,8 @@ fn candidates(arch: &Arch, policy: &Policy) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// Whether the file can run in any container, and is what the policy pinned. Returns its owner.
-fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<u32> {
+/// Whether the file can run in any container, and is what the policy pinned.
+fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<Checked> {
     let metadata = file.metadata().call(|| "fstat".into())?;
     ensure!(metadata.mode() & 0o111 != 0, "is not executable; run: chmod a+x on it");
     let program = Program::read(|buffer, offset| file.read_exact_at(buffer, offset))
@@ -95,18 +108,21 @@ fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<u32> {
         !program.dynamic,
         "is linked dynamically, so its loader would be missing in the container"
     );
+    let mut sum = None;
     if let Some(pinned) = policy.emulator_sha256.get(arch.name) {
-        let found = sha256(file)?;
+        let found = *sum.insert(sha256(file)?);
         ensure!(
             pinned.contains(&found),
             "has the SHA-256 sum {found}, which the policy's emulator_sha256 does not list for {}; add it there",
             arch.name
         );
     }
-    Ok(metadata.uid())
+    Ok(Checked { program, sha256: sum, owner: metadata.uid() })
 }
 
-fn sha256(mut file: &File) -> Result<Sha256Sum> {
+/// The sum of all of `file`.
+pub fn sha256(mut file: &File) -> Result<Sha256Sum> {
+    file.rewind().call(|| "lseek".into())?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {

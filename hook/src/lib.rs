@@ -19,6 +19,7 @@ pub mod instance;
 pub mod json;
 pub mod kernel;
 pub mod labels;
+pub mod launcher;
 pub mod log;
 pub mod message;
 pub mod mountinfo;

@@ -1,0 +1,381 @@
+//! The launcher: a few instructions that run before the emulator's own.
+//!
+//! A wrapped emulator (`hook/src/launcher.rs`) is a static emulator with this as its ELF entry point.
+//! The kernel maps the whole file; the launcher edits what the kernel has put on the stack (the
+//! arguments, the environment, the auxiliary vector) and jumps to the emulator's own entry point. So
+//! the emulator gets options that the guest does not see, and in a set-user-ID run nothing by which
+//! the caller could steer it. An ordinary run makes no system call here.
+//!
+//! It has no libc, no writable data, no relocations and no way to panic: `launcher.ld` and the linker
+//! refuse it otherwise. Sources: `fs/binfmt_misc.c` (`load_misc_binary`), `fs/binfmt_elf.c`
+//! (`create_elf_tables`), the System V ABI's chapter "Process Initialization" of both processors.
+#![no_std]
+#![no_builtins] // a loop must not become a call of memcpy or strlen: there is none
+
+use core::arch::{asm, global_asm};
+
+// include/uapi/linux/auxvec.h
+const AT_NULL: usize = 0;
+const AT_EXECFD: usize = 2;
+const AT_ENTRY: usize = 9;
+const AT_SECURE: usize = 23;
+/// `include/uapi/asm-generic/resource.h`
+const RLIMIT_CORE: usize = 4;
+/// `include/uapi/linux/fcntl.h`
+const F_DUPFD: usize = 0;
+const AT_FDCWD: usize = -100_isize as usize;
+/// The longest path that the kernel gives or takes, its NUL included (`include/uapi/linux/limits.h`).
+const PATH_MAX: usize = 4096;
+/// The first descriptor that is no standard stream.
+const FIRST_FREE: usize = 3;
+/// What a shell says of a program that could not be executed.
+const EXIT_NOT_EXECUTED: usize = 126;
+
+/// The variables that a set-user-ID emulator must not see, by the beginning of their names; a NUL
+/// after each, and one more. QEMU obeys its own: some make it write files. The others steer the C
+/// library, which would drop them itself; but an emulator may be linked with another one.
+static DROPPED: [u8; 27] = *b"QEMU_\0LD_\0GLIBC_TUNABLES=\0\0";
+/// Ends QEMU's options: what follows is the program, whatever its name looks like.
+static END_OF_OPTIONS: [u8; 3] = *b"--\0";
+/// A name that no file has, so that nothing can be executed by it (`getname` refuses it: ENOENT).
+static DEAD_NAME: [u8; 1] = [0];
+/// Where the kernel shows what a descriptor was opened from.
+static DESCRIPTORS: [u8; 14] = *b"/proc/self/fd/";
+
+// Where the kernel begins. Its stack pointer leads to the number of arguments. Below it, room is made
+// for the edited copy; below that are the stack frames of the functions. In the word after the
+// launcher, `wrap` leaves the distance from there to the emulator's entry point.
+#[cfg(target_arch = "x86_64")]
+global_asm!(
+    ".section .text.entry, \"ax\"",
+    ".globl launcher_entry",
+    "launcher_entry:",
+    "endbr64",                      // a place to jump to, where the processor checks that
+    "mov rbx, rsp",                 // the kernel's stack, 16-aligned; kept over calls
+    "lea r12, [rip + entry_distance]",
+    "add r12, [r12]",               // the emulator's entry point
+    "mov rdi, rsp",
+    "call {room}",
+    "sub rsp, rax",                 // a multiple of 16
+    "mov rdi, rbx",
+    "mov rsi, rsp",
+    "mov rdx, r12",
+    "call {edit}",
+    "mov rsp, rax",                 // the stack that the emulator is to have
+    "xor edx, edx",                 // nothing to call at exit, as Linux says it (ELF_PLAT_INIT)
+    "jmp r12",
+    ".text",
+    room = sym room,
+    edit = sym edit,
+);
+#[cfg(target_arch = "aarch64")]
+global_asm!(
+    ".section .text.entry, \"ax\"",
+    ".globl launcher_entry",
+    "launcher_entry:",
+    "hint #34",                     // bti c: a place to jump to, where the processor checks that
+    "mov x19, sp",                  // the kernel's stack, 16-aligned; kept over calls
+    "adr x20, entry_distance",
+    "ldr x0, [x20]",
+    "add x20, x20, x0",             // the emulator's entry point
+    "mov x0, sp",
+    "bl {room}",
+    "sub x1, x19, x0",              // a multiple of 16
+    "mov sp, x1",
+    "mov x0, x19",
+    "mov x2, x20",
+    "bl {edit}",
+    "mov sp, x0",                   // the stack that the emulator is to have
+    "mov x0, #0",                   // nothing to call at exit, as Linux says it
+    "mov x29, #0",                  // the outermost frame
+    "mov x30, #0",
+    "mov x16, x20",                 // through x16 a place marked "bti c" may be jumped to
+    "br x16",
+    ".text",
+    room = sym room,
+    edit = sym edit,
+);
+
+/// What the kernel puts on a new program's stack: the number of arguments, a pointer to each and a
+/// null, a pointer to each variable of the environment and a null, pairs of words up to `AT_NULL`.
+struct Start {
+    argc: usize,
+    argv: *mut usize,
+    envp: *mut usize,
+    auxv: *mut usize,
+}
+
+impl Start {
+    unsafe fn at(sp: *mut usize) -> Self {
+        unsafe {
+            let argc = *sp;
+            let argv = sp.add(1);
+            let envp = argv.add(argc + 1);
+            let mut auxv = envp;
+            while *auxv != 0 {
+                auxv = auxv.add(1);
+            }
+            Self { argc, argv, envp, auxv: auxv.add(1) }
+        }
+    }
+
+    /// Where the value of this kind is in the auxiliary vector; null if it is not there.
+    unsafe fn value_of(&self, kind: usize) -> *mut usize {
+        unsafe {
+            let mut pair = self.auxv;
+            while *pair != AT_NULL {
+                if *pair == kind {
+                    return pair.add(1);
+                }
+                pair = pair.add(2);
+            }
+            core::ptr::null_mut()
+        }
+    }
+}
+
+/// How many bytes an edited copy can take, and a path: a multiple of 16.
+unsafe extern "C" fn room(sp: *mut usize) -> usize {
+    unsafe {
+        let start = Start::at(sp);
+        let mut end = start.auxv;
+        while *end != AT_NULL {
+            end = end.add(2);
+        }
+        // Each word of the emulator's options takes a byte of the string and one to end it.
+        let options = if start.argc > 0 { length(*start.argv as *const u8) / 2 + 1 } else { 0 };
+        let words = (end.add(2) as usize - sp as usize) / size_of::<usize>() + options + 1;
+        (words * size_of::<usize>() + PATH_MAX).next_multiple_of(16)
+    }
+}
+
+/// Writes the stack that the emulator is to have to `to`, with `room` bytes below the kernel's, `sp`.
+/// Returns the one to be used.
+unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut usize {
+    unsafe {
+        let start = Start::at(sp);
+        // The kernel has told where the launcher begins.
+        let told = start.value_of(AT_ENTRY);
+        if !told.is_null() {
+            *told = entry;
+        }
+        // The kernel opens the program for a handler with flag O or C. Without that the emulator was
+        // started by its own name, with a command line of its own.
+        let execfd = start.value_of(AT_EXECFD);
+        if execfd.is_null() {
+            return sp;
+        }
+        // A user or group that changed, capabilities of a file, or what a security module says.
+        let secure = start.value_of(AT_SECURE);
+        let secure = !secure.is_null() && *secure != 0;
+        // A caller who closed the standard streams gets the program there; QEMU before 9.1 takes 0
+        // for no descriptor, and opens the program by its name, which the caller can change meanwhile.
+        if *execfd < FIRST_FREE {
+            let moved = system_call(nr::FCNTL, [*execfd, F_DUPFD, FIRST_FREE, 0]);
+            if moved >= 0 {
+                system_call(nr::CLOSE, [*execfd, 0, 0, 0]);
+                *execfd = moved as usize;
+            } else if secure {
+                exit();
+            }
+        }
+        if secure {
+            // QEMU writes core files of its guests by itself, where the caller says, through links.
+            let mut limit = [0_usize; 2]; // soft, hard
+            let limit = limit.as_mut_ptr();
+            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, 0, limit as usize]);
+            *limit = 0;
+            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, limit as usize, 0]);
+            // The program's name is the caller's choice; QEMU goes by it for /proc/self/exe.
+            if start.argc > 1 {
+                *start.argv.add(1) = name_of(*execfd, (sp as *mut u8).sub(PATH_MAX)) as usize;
+            }
+        }
+        write(&start, secure, to);
+        to
+    }
+}
+
+/// Writes the edited copy: the emulator's options, `--`, the program and its arguments, the
+/// environment, the auxiliary vector.
+unsafe fn write(start: &Start, secure: bool, to: *mut usize) {
+    unsafe {
+        let first = to.add(1);
+        let mut next = first;
+        if start.argc > 0 {
+            next = write_options(*start.argv as *mut u8, secure, next);
+            *next = &raw const END_OF_OPTIONS as usize;
+            next = next.add(1);
+            let mut argument = start.argv.add(1);
+            while *argument != 0 {
+                *next = *argument;
+                next = next.add(1);
+                argument = argument.add(1);
+            }
+        }
+        *to = (next as usize - first as usize) / size_of::<usize>();
+        *next = 0;
+        next = next.add(1);
+        let mut variable = start.envp;
+        while *variable != 0 {
+            if !(secure && is_dropped(*variable as *const u8)) {
+                *next = *variable;
+                next = next.add(1);
+            }
+            variable = variable.add(1);
+        }
+        *next = 0;
+        next = next.add(1);
+        let mut pair = start.auxv;
+        loop {
+            *next = *pair;
+            *next.add(1) = *pair.add(1);
+            if *pair == AT_NULL {
+                return;
+            }
+            next = next.add(2);
+            pair = pair.add(2);
+        }
+    }
+}
+
+/// Splits the handler's interpreter, which the kernel gives as the first argument, at its blanks:
+/// `qemu-aarch64 -cpu max ! -strace`. What stands after `!` is not for set-user-ID runs. Returns where
+/// the next argument goes.
+unsafe fn write_options(mut text: *mut u8, secure: bool, mut next: *mut usize) -> *mut usize {
+    unsafe {
+        let mut is_left_out = false;
+        loop {
+            let word = text;
+            while *text != 0 && *text != b' ' {
+                text = text.add(1);
+            }
+            let is_last = *text == 0;
+            *text = 0;
+            if *word == b'!' && *word.add(1) == 0 {
+                is_left_out = secure;
+            } else if *word != 0 && !is_left_out {
+                *next = word as usize;
+                next = next.add(1);
+            }
+            if is_last {
+                return next;
+            }
+            text = text.add(1);
+        }
+    }
+}
+
+/// The path of what the descriptor was opened from, as the kernel knows it, written to `buffer` of
+/// `PATH_MAX` bytes. Without /proc, or if the file has no path (any more), a name that leads nowhere.
+unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
+    unsafe {
+        let mut link = [0_u8; 40]; // enough for the directory, and for any number
+        let link = link.as_mut_ptr();
+        let mut i = 0;
+        while i < DESCRIPTORS.len() {
+            *link.add(i) = *(&raw const DESCRIPTORS).cast::<u8>().add(i);
+            i += 1;
+        }
+        // The digits, the last one first; the NUL after them is there.
+        let mut rest = fd;
+        while rest >= 10 {
+            rest /= 10;
+            i += 1;
+        }
+        rest = fd;
+        loop {
+            *link.add(i) = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+            i -= 1;
+        }
+        let length = system_call(
+            nr::READLINKAT,
+            [AT_FDCWD, link as usize, buffer as usize, PATH_MAX - 1],
+        );
+        // A file that is gone ends in " (deleted)", one of another root begins with "(unreachable)".
+        // Who names a file so that it looks like that cannot have its path.
+        if length <= 0 || *buffer != b'/' || *buffer.add(length as usize - 1) == b')' {
+            return (&raw const DEAD_NAME).cast();
+        }
+        *buffer.add(length as usize) = 0;
+        buffer
+    }
+}
+
+unsafe fn is_dropped(variable: *const u8) -> bool {
+    unsafe {
+        let mut prefix = (&raw const DROPPED).cast::<u8>();
+        while *prefix != 0 {
+            let mut i = 0;
+            while *prefix.add(i) != 0 && *variable.add(i) == *prefix.add(i) {
+                i += 1;
+            }
+            if *prefix.add(i) == 0 {
+                return true;
+            }
+            prefix = prefix.add(length(prefix) + 1);
+        }
+        false
+    }
+}
+
+unsafe fn length(text: *const u8) -> usize {
+    unsafe {
+        let mut length = 0;
+        while *text.add(length) != 0 {
+            length += 1;
+        }
+        length
+    }
+}
+
+fn exit() -> ! {
+    loop {
+        // SAFETY: it does not come back.
+        unsafe { system_call(nr::EXIT_GROUP, [EXIT_NOT_EXECUTED, 0, 0, 0]) };
+    }
+}
+
+/// The kernel's numbers: `arch/x86/entry/syscalls/syscall_64.tbl`, `include/uapi/asm-generic/unistd.h`.
+#[cfg(target_arch = "x86_64")]
+mod nr {
+    pub const CLOSE: usize = 3;
+    pub const FCNTL: usize = 72;
+    pub const EXIT_GROUP: usize = 231;
+    pub const READLINKAT: usize = 267;
+    pub const PRLIMIT64: usize = 302;
+}
+#[cfg(target_arch = "aarch64")]
+mod nr {
+    pub const FCNTL: usize = 25;
+    pub const CLOSE: usize = 57;
+    pub const READLINKAT: usize = 78;
+    pub const EXIT_GROUP: usize = 94;
+    pub const PRLIMIT64: usize = 261;
+}
+
+/// Returns what the kernel does: a negative number is an error's.
+#[cfg(target_arch = "x86_64")]
+unsafe fn system_call(number: usize, [a, b, c, d]: [usize; 4]) -> isize {
+    let result: isize;
+    // The number in rax, arguments in rdi, rsi, rdx, r10; rcx and r11 are lost (ABI AMD64, A.2.1).
+    unsafe {
+        asm!("syscall", inlateout("rax") number as isize => result, in("rdi") a, in("rsi") b, in("rdx") c,
+            in("r10") d, lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+#[cfg(target_arch = "aarch64")]
+unsafe fn system_call(number: usize, [a, b, c, d]: [usize; 4]) -> isize {
+    let result: isize;
+    // The number in x8, arguments from x0 on, the result in x0 (arch/arm64/kernel/syscall.c).
+    unsafe {
+        asm!("svc 0", in("x8") number, inlateout("x0") a as isize => result, in("x1") b, in("x2") c,
+            in("x3") d, options(nostack));
+    }
+    result
+}
