@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::arch::Arch;
+use crate::arguments::Arguments;
 
 /// Where everything of ours is in a container.
 pub const VISIBLE_DIR: &str = "/dev/.toolbx-arch";
@@ -24,13 +25,18 @@ const DELIMITERS: [u8; 5] = *b":,|\x01\x02";
 pub struct Handler {
     /// Whose programs.
     pub arch: &'static Arch,
-    /// The emulator's path as the container's programs are told it.
+    /// What is registered: the emulator's path as the container's programs are told it; with the
+    /// launcher its file name and [`crate::arguments`].
     pub interpreter: PathBuf,
+    /// Where the emulator is on the host.
+    pub emulator: PathBuf,
     /// Flag C: a set-user-ID program's rights count for the emulated program.
     pub credentials: bool,
     /// Whether the policy pins the emulator's content: then one that is registered already, from
     /// who knows which file, does not do.
     pub pinned: bool,
+    /// Whether an annotation asks for these arguments: then one that has others does not do.
+    pub arguments_asked: bool,
 }
 
 impl Handler {
@@ -205,14 +211,32 @@ impl Entry {
         self.flags.contains('F')
     }
 
-    /// Whether it is what `handler` would make, whatever its flag C.
+    /// Whether it does what `handler` would: the same programs by the same emulator, whatever its flag
+    /// C, and whatever its arguments if nobody asked for them.
     #[must_use]
     pub fn is_like(&self, handler: &Handler) -> bool {
-        let pattern = &handler.arch.pattern;
-        host_path(&self.interpreter) == host_path(&handler.interpreter)
+        let is_the_emulator = match self.launched() {
+            Some((name, _)) => handler.emulator.file_name() == Some(name.as_ref()),
+            None => self.host_path() == handler.emulator,
+        };
+        is_the_emulator
+            && (self.interpreter == handler.interpreter || !handler.arguments_asked)
             && self.works_in_containers()
-            && matches!(&self.matches, Match::Magic { offset: 0, magic, mask }
-                if magic == pattern.magic() && mask == pattern.mask())
+            && self.is_for(handler.arch)
+    }
+
+    /// Whether it matches just what our own handler for `arch` does.
+    #[must_use]
+    pub fn is_for(&self, arch: &Arch) -> bool {
+        matches!(&self.matches, Match::Magic { offset: 0, magic, mask }
+            if magic == arch.pattern.magic() && mask == arch.pattern.mask())
+    }
+
+    /// The emulator's file name and arguments, of an entry whose emulator has the launcher in it.
+    #[must_use]
+    pub fn launched(&self) -> Option<(&str, Arguments)> {
+        let interpreter = self.interpreter.to_str()?;
+        Arguments::of_interpreter(interpreter).filter(|(name, _)| !name.contains('/'))
     }
 }
 
@@ -235,6 +259,15 @@ fn host_path(interpreter: &Path) -> PathBuf {
     Path::new("/").join(interpreter.strip_prefix(VISIBLE_DIR).unwrap_or(interpreter))
 }
 
+/// Each byte as two hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The bytes that pairs of hexadecimal digits stand for; `None` if they are no such pairs.
 #[must_use]
 pub fn unhex(text: &[u8]) -> Option<Vec<u8>> {
@@ -251,8 +284,10 @@ mod tests {
         Handler {
             arch: find("arm64").unwrap(),
             interpreter: path.into(),
+            emulator: host_path(path.as_ref()),
             credentials: true,
             pinned: false,
+            arguments_asked: false,
         }
     }
 
@@ -318,6 +353,37 @@ mod tests {
         let other = ENTRY.replace("enabled", "disabled").replace("flags: POCF", "flags: ");
         let entry = Entry::parse("e".as_ref(), other.as_bytes()).unwrap();
         assert!(!entry.enabled && !entry.works_in_containers());
+    }
+
+    #[test]
+    fn arguments_matter_where_they_were_asked_for() {
+        let entry = |interpreter: &str| {
+            let text = ENTRY.replace("/dev/.toolbx-arch/usr/bin/q", interpreter);
+            Entry::parse("e".as_ref(), text.as_bytes()).unwrap()
+        };
+        let launched = |interpreter: &str, arguments_asked| Handler {
+            interpreter: interpreter.into(),
+            arguments_asked,
+            ..handler("/usr/bin/q")
+        };
+        for (there, wanted, like, if_asked) in [
+            ("q -cpu max", "q -cpu max", true, true),
+            ("q -cpu max", "q", true, false),
+            ("/dev/.toolbx-arch/usr/bin/q", "q -cpu max", true, false),
+            ("/usr/bin/q", "q", true, false),
+            ("q", "/usr/bin/q", true, false),
+            ("other -cpu max", "q -cpu max", false, false),
+            ("q -g 1234", "q -cpu max", false, false),
+            ("/bin/q -cpu max", "q", false, false),
+        ] {
+            let entry = entry(there);
+            assert_eq!(entry.is_like(&launched(wanted, false)), like, "{there}, {wanted}");
+            assert_eq!(
+                entry.is_like(&launched(wanted, true)),
+                if_asked,
+                "{there}, {wanted}, asked"
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::arch::{self, Arch};
+use crate::arch::{self, ARCHES, Arch};
+use crate::arguments::Arguments;
 use crate::binfmt::{Entry, Handler, serving, visible_path};
 use crate::container::{self, Container, EmulatorPlace, Process};
 use crate::detect::{self, Detected};
@@ -17,13 +18,14 @@ use crate::devices;
 use crate::emulator::{self, Emulator};
 use crate::instance::{BINFMT_MISC, Keep, Visible};
 use crate::labels;
+use crate::launcher;
 use crate::log::{Log, Severity};
 use crate::message;
 use crate::network;
 use crate::oci::{self, Bundle, State};
 use crate::orders::Orders;
-use crate::policy::{Credentials, Policy};
-use crate::request::{self, Evidence, Need, Request, UsernsWish, Wish};
+use crate::policy::{Credentials, Launcher, Policy};
+use crate::request::{self, Evidence, Need, Request, Told, UsernsWish, Wish};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
 use crate::toolbx;
@@ -54,9 +56,9 @@ impl Plan {
     /// Whether these handlers would do, without ours. Not where the policy names the very emulator.
     #[must_use]
     pub fn is_served_by(&self, visible: &Visible) -> bool {
-        self.emulations
-            .iter()
-            .all(|Emulation { handler, .. }| !handler.pinned && visible.serves(handler.arch))
+        self.emulations.iter().map(|emulation| &emulation.handler).all(|handler| {
+            !handler.pinned && !handler.arguments_asked && visible.serves(handler.arch)
+        })
     }
 }
 
@@ -65,8 +67,40 @@ impl Plan {
 pub struct Carry {
     /// What is to be registered.
     pub entry: Entry,
-    /// The file on the host; none without flag F, where the kernel looks it up at exec.
-    pub file: Option<File>,
+    /// What it holds; nothing without flag F, where the kernel looks the emulator up at exec.
+    pub program: Option<Program>,
+}
+
+/// What a handler with flag F holds.
+#[derive(Debug)]
+pub enum Program {
+    /// This file of the host.
+    File(File),
+    /// A copy of this emulator with the launcher in it, which is to be made.
+    Copy(Emulator),
+}
+
+/// Which form of its emulator a handler holds.
+#[derive(Debug)]
+pub enum Form {
+    /// The emulator's file itself.
+    Plain,
+    /// With the launcher in it, prepared.
+    Prepared(File),
+    /// With the launcher in it, made for this container.
+    Copy,
+}
+
+impl Form {
+    /// As the log and the documentation write it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Plain => "none",
+            Self::Prepared(_) => "prepared",
+            Self::Copy => "copy",
+        }
+    }
 }
 
 /// One target, the emulator on the host, and the handler in the container.
@@ -76,6 +110,12 @@ pub struct Emulation {
     pub emulator: Emulator,
     /// What is to be registered.
     pub handler: Handler,
+    /// What the handler holds.
+    pub form: Form,
+    /// What the emulator is told; nothing without the launcher.
+    pub arguments: Arguments,
+    /// Why there is no prepared copy, where there should be one.
+    pub unprepared: Option<String>,
     /// Why the emulator's file is not shown in the container, if it is not.
     pub not_shown: Option<&'static str>,
 }
@@ -292,10 +332,19 @@ fn evidence(
 
 /// Decides how `wish` is met.
 fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
-    let Rules { policy, caller, orders, need } = *rules;
+    let Rules { policy, orders, need, .. } = *rules;
     let insists_on_private = wish.userns == Some(UsernsWish::Private);
     let Place { bundle, process, rootfs } = place;
     let scope = process.scope(&bundle)?;
+    let asked = wish.targets.iter().find(|arch| wish.told(arch).asked);
+    if let (Scope::Host, Some(arch)) = (scope, asked) {
+        bail!(
+            "annotations toolbx.arch.*: the container has no user namespace of its own, so what the \
+             emulator of {} is told is not for it to say; run it with --userns=auto, or as an \
+             ordinary user",
+            arch.name
+        );
+    }
     ensure!(
         scope == Scope::Private || !insists_on_private,
         "annotation toolbx.arch.userns=private: the container has no user namespace of its own; \
@@ -320,6 +369,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     let is_served = |arch: &Arch| {
         shares_ours
             && policy.emulator_sha256.get(arch.name).is_none()
+            && !wish.told(arch).asked
             && visible.as_ref().is_some_and(|visible| visible.serves(arch))
     };
     let missing: Vec<_> = wish.targets.iter().copied().filter(|arch| !is_served(arch)).collect();
@@ -327,11 +377,11 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
         return Ok(Decision::Inherited(scope));
     }
     let container = Container::open(process, &rootfs, scope, state, &bundle, policy)?;
-    let emulations = emulations(&missing, wish.as_found, &container, rules)?;
+    let emulations = emulations(&missing, &wish, &container, rules)?;
     if emulations.is_empty() {
         return Ok(Decision::Inherited(scope));
     }
-    let (carries, mut lost) = carries(visible.as_ref(), &emulations, caller);
+    let (carries, mut lost) = carries(visible.as_ref(), &emulations, rules);
     lost.extend(unread);
     let keep = shares_ours.then(|| Keep::at(Path::new(BINFMT_MISC))).flatten();
     let plan = Plan { need, wish, container, emulations, visible, carries, lost, keep };
@@ -387,15 +437,16 @@ fn ensure_can_exec(state: &State, orders: &Orders) -> Result<()> {
     Ok(())
 }
 
-/// The emulators and handlers for `targets`; with `as_found`, without those that have no emulator.
+/// The emulators and handlers for `targets`; if those are all that there are, without those that have
+/// no emulator.
 fn emulations(
     targets: &[&'static Arch],
-    as_found: bool,
+    wish: &Wish,
     container: &Container,
     rules: &Rules,
 ) -> Result<Vec<Emulation>> {
-    let all = targets.iter().map(|arch| emulation(arch, container, rules));
-    if !as_found {
+    let all = targets.iter().map(|arch| emulation(arch, wish, container, rules));
+    if !wish.as_found {
         return all.collect();
     }
     let (found, mut missing): (Vec<_>, Vec<_>) = all.partition(Result::is_ok);
@@ -405,7 +456,12 @@ fn emulations(
     found.into_iter().collect()
 }
 
-fn emulation(arch: &'static Arch, container: &Container, rules: &Rules) -> Result<Emulation> {
+fn emulation(
+    arch: &'static Arch,
+    wish: &Wish,
+    container: &Container,
+    rules: &Rules,
+) -> Result<Emulation> {
     let policy = rules.policy;
     let emulator = emulator::find(arch, policy, rules.caller)?;
     let not_shown = match container.emulator_place {
@@ -415,17 +471,54 @@ fn emulation(arch: &'static Arch, container: &Container, rules: &Rules) -> Resul
         EmulatorPlace::Dev(_) => None,
         EmulatorPlace::Nowhere(why) => Some(why),
     };
+    let may_have_credentials = container.scope == Scope::Private
+        && policy.credentials != Credentials::Never
+        && !container.has_hosts_root(rules.caller);
+    let Told { arguments, asked } = wish.told(arch);
+    // Nobody needs every emulator that there is so much that all are copied.
+    let needs_launcher = !wish.as_found && (may_have_credentials || !arguments.is_empty());
+    let (form, unprepared) = form(&emulator, needs_launcher, rules);
+    let is_plain = matches!(form, Form::Plain);
+    ensure!(
+        !(is_plain && asked) || arguments.is_empty(),
+        "the emulator {} can be told nothing without the launcher: {}",
+        emulator.path.display(),
+        unprepared.as_deref().unwrap_or("the policy's launcher says never")
+    );
+    let arguments = if is_plain { Arguments::default() } else { arguments };
+    let name = emulator.path.file_name().unwrap_or_default().to_string_lossy();
     let interpreter = match not_shown {
+        _ if !is_plain => arguments.interpreter(&name).into(),
         None => visible_path(&emulator.path),
         Some(_) => emulator.path.clone(),
     };
-    // QEMU can be told to write files where a set-user-ID program runs as the container's root.
-    let credentials = container.scope == Scope::Private
-        && policy.credentials == Credentials::Private
-        && !container.has_hosts_root(rules.caller);
-    let pinned = policy.emulator_sha256.get(arch.name).is_some();
-    let handler = Handler { arch, interpreter, credentials, pinned };
-    Ok(Emulation { emulator, handler, not_shown })
+    // A plain QEMU can be told to write files where a set-user-ID program runs as the container's root.
+    let is_safe = !is_plain || policy.credentials == Credentials::Private;
+    let handler = Handler {
+        arch,
+        interpreter,
+        emulator: emulator.path.clone(),
+        credentials: may_have_credentials && is_safe,
+        pinned: policy.emulator_sha256.get(arch.name).is_some(),
+        arguments_asked: asked,
+    };
+    Ok(Emulation { emulator, handler, form, arguments, unprepared, not_shown })
+}
+
+/// In which form `emulator` is to be used, and why it is not prepared, if it is not. Only an emulator
+/// that `needs_launcher` is copied.
+fn form(emulator: &Emulator, needs_launcher: bool, rules: &Rules) -> (Form, Option<String>) {
+    if rules.policy.launcher == Launcher::Never {
+        return (Form::Plain, None);
+    }
+    let unprepared = match launcher::prepared(emulator, rules.caller) {
+        Ok(Some(file)) => return (Form::Prepared(file), None),
+        Ok(None) => "no prepared copy; run: toolbx-arch prepare".to_owned(),
+        Err(error) => message::line(&error),
+    };
+    let may_copy = rules.policy.launcher == Launcher::Copy && launcher::is_available();
+    let form = if may_copy && needs_launcher { Form::Copy } else { Form::Plain };
+    (form, Some(unprepared))
 }
 
 /// What of the visible handlers is to be registered again, the newest first, and what cannot be.
@@ -434,14 +527,14 @@ fn emulation(arch: &'static Arch, container: &Container, rules: &Rules) -> Resul
 fn carries(
     visible: Option<&Visible>,
     emulations: &[Emulation],
-    caller: Caller,
+    rules: &Rules,
 ) -> (Vec<Carry>, Vec<String>) {
     let (mut carries, mut lost) = (Vec::new(), Vec::new());
     for entry in visible.iter().flat_map(|visible| &visible.entries) {
         if emulations.iter().any(|emulation| entry.serves(emulation.handler.arch)) {
             continue;
         }
-        match carry(entry, caller) {
+        match carry(entry, rules) {
             Ok(carry) => carries.push(carry),
             Err(error) => lost.push(format!("{}: {error:#}", entry.name.display())),
         }
@@ -451,23 +544,41 @@ fn carries(
 
 /// Opens what `entry` is to hold, as strictly as any emulator. Anybody in a shared namespace may
 /// have registered it.
-fn carry(entry: &Entry, caller: Caller) -> Result<Carry> {
+fn carry(entry: &Entry, rules: &Rules) -> Result<Carry> {
     ensure!(!entry.serves(arch::host()), "it is for the host's own programs");
-    if !entry.works_in_containers() {
-        return Ok(Carry { entry: entry.clone(), file: None });
+    let program = if !entry.works_in_containers() {
+        None
+    } else if let Some((_, arguments)) = entry.launched() {
+        Some(launched_program(entry, &arguments, rules)?)
+    } else {
+        Some(Program::File(program_at(&entry.host_path(), entry, rules)?))
+    };
+    Ok(Carry { entry: entry.clone(), program })
+}
+
+/// The emulator of one of our own handlers with the launcher: it has no path, but says which target it
+/// is for.
+fn launched_program(entry: &Entry, arguments: &Arguments, rules: &Rules) -> Result<Program> {
+    let arch = ARCHES.iter().find(|arch| entry.is_for(arch)).context("it is for no target")?;
+    let emulator = emulator::find(arch, rules.policy, rules.caller)?;
+    match form(&emulator, true, rules) {
+        (Form::Prepared(file), _) => Ok(Program::File(file)),
+        (Form::Copy, _) => Ok(Program::Copy(emulator)),
+        (Form::Plain, _) if arguments.is_empty() => Ok(Program::File(emulator.file)),
+        (Form::Plain, why) => bail!("{}", why.unwrap_or_else(|| "it has no launcher".into())),
     }
+}
+
+/// The file of the host at `path`, which `entry` names.
+fn program_at(path: &Path, entry: &Entry, rules: &Rules) -> Result<File> {
     let plain = |component| matches!(component, Component::RootDir | Component::Normal(_));
-    let path = entry.host_path();
     ensure!(
-        path.is_absolute() && entry.interpreter.components().all(plain),
+        entry.interpreter.is_absolute() && entry.interpreter.components().all(plain),
         "{} is not a plain absolute path",
         entry.interpreter.display()
     );
-    let file = trust::open(&path, caller, &["usr"])?;
-    Ok(Carry {
-        entry: entry.clone(),
-        file: Some(file.with_context(|| format!("no {} here", path.display()))?),
-    })
+    trust::open(path, rules.caller, &["usr"])?
+        .with_context(|| format!("no {} here", path.display()))
 }
 
 /// Scope host: the machine's instance is never written, so its handlers must do.
@@ -507,11 +618,19 @@ fn emulated(plan: &Plan) -> Value {
         "sources": plan.wish.sources.iter().cloned().collect::<BTreeMap<_, _>>(),
         "warning": plan.wish.contradiction,
         "not_shown": plan.emulations.iter().find_map(|emulation| emulation.not_shown),
-        "targets": plan.emulations.iter().map(|Emulation { emulator, handler, .. }| json!({
-            "target": handler.arch.name,
-            "emulator": emulator.path.display().to_string(),
-            "interpreter": handler.interpreter.display().to_string(),
-            "flags": handler.flags(),
-        })).collect::<Vec<_>>(),
+        "targets": plan.emulations.iter().map(target).collect::<Vec<_>>(),
+    })
+}
+
+fn target(emulation: &Emulation) -> Value {
+    let Emulation { emulator, handler, form, arguments, unprepared, .. } = emulation;
+    json!({
+        "target": handler.arch.name,
+        "emulator": emulator.path.display().to_string(),
+        "interpreter": handler.interpreter.display().to_string(),
+        "launcher": form.name(),
+        "unprepared": unprepared,
+        "arguments": arguments.to_string().trim_start(),
+        "flags": handler.flags(),
     })
 }

@@ -194,7 +194,7 @@ impl Instance {
             written => written.call(|| {
                 format!(
                     "register {name} with emulator {} in binfmt_misc",
-                    handler.interpreter.display()
+                    handler.emulator.display()
                 )
             }),
         }

@@ -15,6 +15,7 @@ use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::binfmt::hex;
 use crate::elf::{self, Program};
 use crate::emulator::Emulator;
 use crate::message::Call;
@@ -57,7 +58,7 @@ pub fn wrap(mut emulator: &File, program: &Program, mut to: &File) -> Result<()>
     bytes.extend(program.entry.wrapping_sub(word).to_le_bytes());
     let table = bytes.len() as u64;
     let headers = with_segment(program, &segment, table);
-    headers.iter().for_each(|header| bytes.extend(header_bytes(header)));
+    bytes.extend(headers.iter().flat_map(header_bytes));
     let count = u16::try_from(headers.len()).context("too many program headers")?;
     to.seek(SeekFrom::Start(segment.p_offset)).call(|| "lseek".into())?;
     to.write_all(&bytes).call(|| "write".into())?;
@@ -202,11 +203,10 @@ impl Record {
 impl Source {
     fn of(emulator: &Emulator) -> Result<Self> {
         let metadata = emulator.file.metadata().call(|| "fstat".into())?;
-        let hex = |id: &Vec<u8>| id.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self {
             size: metadata.len(),
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            build_id: emulator.program.build_id.as_ref().map(hex),
+            build_id: emulator.program.build_id.as_deref().map(hex),
         })
     }
 }

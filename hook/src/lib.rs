@@ -8,6 +8,7 @@
 //! an emulator with.
 
 pub mod arch;
+pub mod arguments;
 pub mod binfmt;
 pub mod container;
 pub mod detect;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use crate::arch::{self, Arch};
+use crate::arguments::{Argument, Arguments};
 use crate::trust::{self, Caller};
 
 /// What holds where no file says otherwise; complete.
@@ -41,6 +42,12 @@ pub struct Policy {
     pub architectures: Vec<Allowed>,
     /// When a set-user-ID program keeps its rights under emulation.
     pub credentials: Credentials,
+    /// Which emulators have the launcher in them.
+    pub launcher: Launcher,
+    /// What emulators are told, by target, if no annotation says otherwise.
+    pub emulator_arguments: ByTarget<Arguments>,
+    /// What of that annotations may set.
+    pub argument_annotations: ByTarget<Vec<Argument>>,
     /// Whether the emulator's file is shown in the container.
     pub inject: bool,
     /// Whether containers that ask for nothing are looked into.
@@ -63,6 +70,9 @@ struct Layer {
     emulator_sha256: Option<Sums>,
     architectures: Option<Vec<Allowed>>,
     credentials: Option<Credentials>,
+    launcher: Option<Launcher>,
+    emulator_arguments: Option<ByTarget<Arguments>>,
+    argument_annotations: Option<ByTarget<Vec<Argument>>>,
     inject: Option<bool>,
     detect: Option<bool>,
     userns: Option<Userns>,
@@ -73,10 +83,53 @@ struct Layer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Credentials {
-    /// In a user namespace that belongs to the container alone.
+    /// In a user namespace that belongs to the container alone, by an emulator with the launcher in it.
+    Launcher,
+    /// In such a namespace by any emulator: everybody in the container can become its root.
     Private,
     /// Never: sudo, su and the like do not work under emulation.
     Never,
+}
+
+/// Which emulators have the launcher in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Launcher {
+    /// Those that are prepared; where that makes a difference, others are prepared for the container.
+    Copy,
+    /// Those that are prepared.
+    Prepared,
+    /// None.
+    Never,
+}
+
+/// A value for some targets.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, T>")]
+pub struct ByTarget<T> {
+    /// For the targets that are not named.
+    all: Option<T>,
+    named: BTreeMap<&'static str, T>,
+}
+
+impl<T> ByTarget<T> {
+    /// What holds for `arch`, if anything.
+    #[must_use]
+    pub fn get(&self, arch: &Arch) -> Option<&T> {
+        self.named.get(arch.name).or(self.all.as_ref())
+    }
+}
+
+impl<T> TryFrom<BTreeMap<String, T>> for ByTarget<T> {
+    type Error = String;
+    fn try_from(mut map: BTreeMap<String, T>) -> Result<Self, String> {
+        let all = map.remove("all");
+        let named = map.into_iter().map(|(name, value)| match arch::find(&name) {
+            Some(arch) => Ok((arch.name, value)),
+            None => Err(arch::unknown(&name)),
+        });
+        Ok(Self { all, named: named.collect::<Result<_, _>>()? })
+    }
 }
 
 /// Which foreign containers get a user namespace of their own, if the engine gives them none.
@@ -170,11 +223,26 @@ impl Policy {
             emulator_sha256: layer.emulator_sha256.unwrap_or(self.emulator_sha256),
             architectures: layer.architectures.unwrap_or(self.architectures),
             credentials: layer.credentials.unwrap_or(self.credentials),
+            launcher: layer.launcher.unwrap_or(self.launcher),
+            emulator_arguments: layer.emulator_arguments.unwrap_or(self.emulator_arguments),
+            argument_annotations: layer.argument_annotations.unwrap_or(self.argument_annotations),
             inject: layer.inject.unwrap_or(self.inject),
             detect: layer.detect.unwrap_or(self.detect),
             userns: layer.userns.unwrap_or(self.userns),
             annotations: layer.annotations.unwrap_or(self.annotations),
         })
+    }
+
+    /// What the emulator of `arch` is told, if no annotation says otherwise.
+    #[must_use]
+    pub fn arguments(&self, arch: &Arch) -> Arguments {
+        self.emulator_arguments.get(arch).cloned().unwrap_or_default()
+    }
+
+    /// Whether an annotation may set this argument for `arch`.
+    #[must_use]
+    pub fn lets_annotations_set(&self, argument: Argument, arch: &Arch) -> bool {
+        self.argument_annotations.get(arch).is_some_and(|list| list.contains(&argument))
     }
 
     /// Whether `arch` may be emulated.
@@ -363,7 +431,7 @@ impl TryFrom<String> for Sha256Sum {
 
 impl fmt::Display for Sha256Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&crate::binfmt::hex(&self.0))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::arch::{self, ARCHES, Arch};
+use crate::arguments::{Argument, Arguments, Value};
 use crate::detect::Detected;
 use crate::labels::Label;
 use crate::message::{self, shown};
@@ -28,6 +29,8 @@ pub enum Request {
 pub struct Wish {
     /// At least one, none twice.
     pub targets: Vec<&'static Arch>,
+    /// What the emulator of each target is to be told.
+    pub arguments: BTreeMap<&'static str, Told>,
     /// Whether those of `targets` that have no emulator may be left out.
     pub as_found: bool,
     /// Whether the container is to have a user namespace of its own.
@@ -36,6 +39,23 @@ pub struct Wish {
     pub sources: Vec<(&'static str, String)>,
     /// Where they contradict each other.
     pub contradiction: Option<String>,
+}
+
+/// What an emulator is to be told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Its arguments.
+    pub arguments: Arguments,
+    /// Whether an annotation asks for them: then nothing else will do.
+    pub asked: bool,
+}
+
+impl Wish {
+    /// What the emulator of `arch` is to be told.
+    #[must_use]
+    pub fn told(&self, arch: &Arch) -> Told {
+        self.arguments.get(arch.name).cloned().unwrap_or_default()
+    }
 }
 
 /// What an annotation says about a user namespace.
@@ -143,8 +163,10 @@ pub fn decide(
         wanted => wanted,
     };
     let detected = detected.as_ref().filter(|_| policy.detect);
+    let arguments = asked_arguments(annotations)?;
     let mut wish = Wish {
         targets: Vec::new(),
+        arguments: BTreeMap::new(),
         as_found: asked == Asked::All,
         userns: userns(annotations, policy)?,
         sources: source.into_iter().collect(),
@@ -190,6 +212,7 @@ pub fn decide(
     if let Some(forbidden) = wish.targets.iter().find(|arch| !policy.allows(arch)) {
         bail!("the policy does not allow {}; add it to the policy's architectures", forbidden.name);
     }
+    wish.arguments = told(&wish.targets, &arguments, policy, is_native)?;
     Ok(match asked {
         _ if !wish.targets.is_empty() => Request::Emulate(wish),
         Asked::Nothing => Request::Nothing,
@@ -233,7 +256,8 @@ fn asked(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Aske
         .into_iter()
         .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?)));
     let is = |word: &str| wish.is_some_and(|(.., value)| value.trim().eq_ignore_ascii_case(word));
-    let unknown = annotations.keys().find(|key| key.starts_with(FINER) && *key != USERNS);
+    let is_known = |key: &str| key == USERNS || is_argument(key);
+    let unknown = annotations.keys().find(|key| key.starts_with(FINER) && !is_known(key));
     if let (Some(unknown), false) = (unknown, is("none")) {
         bail!(
             "annotation {} is not known to this version of toolbx-arch; remove it, or upgrade",
@@ -259,6 +283,91 @@ fn source(annotations: &BTreeMap<String, String>) -> Option<(&'static str, Strin
 fn understood(label: &Label) -> Option<(Vec<&'static Arch>, (&'static str, String))> {
     let named = parse(label.source, &label.value).ok()?;
     Some((named, (label.source, shown(&label.value))))
+}
+
+/// An annotation that sets an argument of emulators.
+struct AskedArgument<'a> {
+    key: &'a str,
+    argument: Argument,
+    /// Of this one's emulator; of every one, if it names none.
+    target: Option<&'static Arch>,
+    /// None: what the emulator itself does.
+    value: Option<Value>,
+}
+
+/// `NAME` or `NAME.TARGET`, behind our prefix, where NAME is that of an argument.
+fn argument_and_target(key: &str) -> Option<(Argument, Option<&str>)> {
+    let key = key.strip_prefix(FINER)?;
+    let (name, target) = key.split_once('.').map_or((key, None), |(name, of)| (name, Some(of)));
+    Some((Argument::find(name)?, target))
+}
+
+fn is_argument(key: &str) -> bool {
+    argument_and_target(key).is_some()
+}
+
+/// What the annotations say about arguments: first what is for every target.
+fn asked_arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<AskedArgument<'_>>> {
+    let mut asked = Vec::new();
+    for (key, value) in annotations {
+        let Some((argument, target)) = argument_and_target(key) else { continue };
+        let target = match target.map(|name| arch::find(name).ok_or(name)).transpose() {
+            Ok(target) => target,
+            Err(name) => bail!("annotation {}: {}", shown(key), arch::unknown(name)),
+        };
+        let value = match value.trim() {
+            "default" => None,
+            value => Some(
+                Value::new(argument, value)
+                    .map_err(|why| anyhow!("annotation {key}: {why}, nor default"))?,
+            ),
+        };
+        asked.push(AskedArgument { key, argument, target, value });
+    }
+    asked.sort_by_key(|asked| asked.target.is_some());
+    Ok(asked)
+}
+
+/// What the emulators of `targets` are to be told: what the policy says, and in its place what is
+/// `asked` for.
+///
+/// Fails on what the policy does not let an annotation set, and where the target that it is for is
+/// neither emulated nor native.
+fn told(
+    targets: &[&'static Arch],
+    asked: &[AskedArgument],
+    policy: &Policy,
+    is_native: impl Fn(&Arch) -> bool,
+) -> Result<BTreeMap<&'static str, Told>> {
+    for AskedArgument { key, target, .. } in asked {
+        if let Some(arch) = target {
+            ensure!(
+                targets.contains(arch) || is_native(arch),
+                "annotation {key}: nothing is emulated for {0} here; add {0} to {ARCH}",
+                arch.name
+            );
+        }
+    }
+    let mut told = BTreeMap::new();
+    for arch in targets {
+        let mut to = Told { arguments: policy.arguments(arch), asked: false };
+        for AskedArgument { key, argument, target, value } in asked {
+            if target.is_some_and(|target| target != *arch) {
+                continue;
+            }
+            ensure!(
+                policy.lets_annotations_set(*argument, arch),
+                "the policy does not let an annotation {key} decide for {}; remove it, or add {} to \
+                 the policy's argument_annotations",
+                arch.name,
+                argument.name()
+            );
+            to.arguments.set(*argument, value.clone());
+            to.asked = true;
+        }
+        told.insert(arch.name, to);
+    }
+    Ok(told)
 }
 
 /// What the annotations say about a user namespace, if anything.

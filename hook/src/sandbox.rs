@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
@@ -21,11 +21,13 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, ThreadNameSpaceType};
 
 use crate::arch::{ARCHES, Arch};
-use crate::binfmt::{Entry, VISIBLE_DIR, serving};
+use crate::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
 use crate::container::{Container, EmulatorPlace, MountPoint};
-use crate::hook::{Carry, Plan};
+use crate::emulator::Emulator;
+use crate::hook::{Carry, Form, Plan, Program};
 use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
 use crate::kernel;
+use crate::launcher;
 use crate::message::{self, Call};
 use crate::request::Need;
 use crate::scope::Scope;
@@ -91,7 +93,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         });
     }
     attach(container, &place)?;
-    enter_private_root(&pinned)?;
+    enter_private_root(&pinned, &copies(plan))?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     // Even if that failed: the mount has hidden the others' handlers.
@@ -103,18 +105,18 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
 }
 
 /// What is at hand inside a container.
-struct Inside<'a> {
+struct Inside {
     /// Where the instance is to be mounted.
     place: OwnedFd,
     /// The emulators, by the paths that their handlers are to have.
-    pinned: BTreeMap<&'a Path, OwnedFd>,
+    pinned: BTreeMap<PathBuf, OwnedFd>,
 }
 
 /// Enters the container, and shows it the emulators.
-fn go_in(plan: &Plan) -> Result<Inside<'_>> {
+fn go_in(plan: &Plan) -> Result<Inside> {
     let container = &plan.container;
-    let shown = clones(ours(plan).filter(|(path, _)| path.starts_with(VISIBLE_DIR)))?;
-    let pinned = clones(others(plan).chain(ours(plan)))?;
+    let shown = clones(shown(plan).map(|(path, emulator)| (path, &emulator.file)))?;
+    let pinned = clones(files(plan))?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
         show(dev, Path::new("/dev"), &shown)?;
@@ -132,8 +134,8 @@ fn go_in(plan: &Plan) -> Result<Inside<'_>> {
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
 /// private and attached nowhere. Made on the host's side, from the descriptor that was checked.
 fn clones<'a>(
-    files: impl Iterator<Item = (&'a Path, &'a File)>,
-) -> Result<BTreeMap<&'a Path, OwnedFd>> {
+    files: impl Iterator<Item = (PathBuf, &'a File)>,
+) -> Result<BTreeMap<PathBuf, OwnedFd>> {
     files
         .map(|(path, file)| {
             let clone = clone_of(file).call(|| format!("open_tree {}", path.display()))?;
@@ -151,16 +153,37 @@ fn clone_of(place: impl AsFd) -> rustix::io::Result<OwnedFd> {
     rustix::mount::open_tree(place, "", flags)
 }
 
-/// The emulators of our own handlers.
-fn ours(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
-    plan.emulations.iter().map(|e| (e.handler.interpreter.as_path(), &e.emulator.file))
+/// The emulators that are to be seen in the container, by their paths there.
+fn shown(plan: &Plan) -> impl Iterator<Item = (PathBuf, &Emulator)> {
+    let shown = plan.emulations.iter().filter(|emulation| emulation.not_shown.is_none());
+    shown.map(|emulation| (visible_path(&emulation.emulator.path), &emulation.emulator))
 }
 
-/// The emulators of the handlers that are registered again.
-fn others(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
-    plan.carries
-        .iter()
-        .filter_map(|Carry { entry, file }| Some((entry.interpreter.as_path(), file.as_ref()?)))
+/// The files that handlers are to hold, by what is registered: ours come last.
+fn files(plan: &Plan) -> impl Iterator<Item = (PathBuf, &File)> {
+    let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
+        Some(Program::File(file)) => Some((entry.interpreter.clone(), file)),
+        _ => None,
+    });
+    let ours = plan.emulations.iter().filter_map(|emulation| {
+        let file = match &emulation.form {
+            Form::Plain => &emulation.emulator.file,
+            Form::Prepared(file) => file,
+            Form::Copy => return None,
+        };
+        Some((emulation.handler.interpreter.clone(), file))
+    });
+    others.chain(ours)
+}
+
+/// The emulators of which handlers are to hold copies, by what is registered.
+fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
+    let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
+        Some(Program::Copy(emulator)) => Some((&*entry.interpreter, emulator)),
+        _ => None,
+    });
+    let ours = plan.emulations.iter().filter(|emulation| matches!(emulation.form, Form::Copy));
+    others.chain(ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator))).collect()
 }
 
 /// Enters the container's user and mount namespaces as their root, with no right left that the
@@ -214,8 +237,9 @@ fn become_root() -> Result<()> {
         .context("the container's user namespace has no root; map uid and gid 0")
 }
 
-/// Attaches emulators at their paths below `at`, which is the directory `top`.
-fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
+/// Attaches emulators at their paths below `at`, which is the directory `top`; a relative path is one
+/// in there.
+fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<PathBuf, OwnedFd>) -> Result<()> {
     // They come by directory, mostly one.
     let mut last: Option<(&Path, OwnedFd)> = None;
     for (path, clone) in emulators {
@@ -223,10 +247,10 @@ fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<&Path, OwnedFd>) -> Resul
         let (parent, file) = path.parent().zip(path.file_name()).context("no file name")?;
         let directory = match last.take() {
             Some((same, directory)) if same == parent => directory,
-            _ => make_directories(top, parent.strip_prefix(at)?)?,
+            _ => make_directories(top, parent.strip_prefix(at).unwrap_or(parent))?,
         };
         let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        match step(&directory, file, create) {
+        match step(&directory, file, create, 0o444) {
             // By the hook that another drop-in or device has had called for the same container.
             Err(Errno::EXIST | Errno::XDEV) if shows(&directory, file, clone) => {}
             place => {
@@ -259,7 +283,7 @@ fn make_directories(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).call(|| call("mkdir")),
         }
-        directory = step(&directory, name, OFlags::PATH | OFlags::DIRECTORY)
+        directory = step(&directory, name, OFlags::PATH | OFlags::DIRECTORY, 0)
             .call(|| call("openat2"))
             .with_context(taken)?;
     }
@@ -277,10 +301,9 @@ fn taken() -> String {
     format!("{VISIBLE_DIR} is for this hook alone; put nothing there")
 }
 
-/// Opens `name` in `dir`, on the same mount and not through a link.
-fn step(dir: &OwnedFd, name: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+/// Opens `name` in `dir`, on the same mount and not through a link. If it creates a file, with `mode`.
+fn step(dir: &OwnedFd, name: &OsStr, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let mode = if flags.contains(OFlags::CREATE) { 0o444 } else { 0 };
     rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode), resolve)
 }
 
@@ -348,9 +371,13 @@ fn ensure_free_for(plan: &Plan, instance: &Instance, there: &[Entry]) -> Result<
 /// Goes into a mount namespace of the hook's own, which ends with it, and makes an empty file system
 /// the root there. The emulators are attached in it at the paths that their handlers are to have.
 ///
-/// So the kernel finds, and pins with flag F, the very files that were checked, on mounts that are
-/// read-only and that no container can reach; and nobody can change a path under it meanwhile.
-fn enter_private_root(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
+/// The `copies` are made in that file system. So the kernel finds, and pins with flag F, the very files
+/// that were checked, on mounts that are read-only and that no container can reach; and nobody can
+/// change a path under it meanwhile.
+fn enter_private_root(
+    emulators: &BTreeMap<PathBuf, OwnedFd>,
+    copies: &BTreeMap<&Path, &Emulator>,
+) -> Result<()> {
     let call = |call: &str| format!("{call} a tmpfs for emulators");
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(std::io::Error::from)
@@ -367,7 +394,17 @@ fn enter_private_root(emulators: &BTreeMap<&Path, OwnedFd>) -> Result<()> {
     rustix::mount::move_mount(&room, "", CWD, "/", flags).call(|| call("move_mount"))?;
     rustix::process::fchdir(&room).call(|| call("fchdir"))?;
     rustix::process::chroot(".").call(|| call("chroot"))?;
-    show(&room, Path::new("/"), emulators)
+    show(&room, Path::new("/"), emulators)?;
+    copies.iter().try_for_each(|(name, emulator)| copy(&room, name, emulator))?;
+    kernel::make_read_only(&room).call(|| call("mount_setattr"))
+}
+
+/// Makes a copy of `emulator` with the launcher in it: the file `name` in `room`.
+fn copy(room: &OwnedFd, name: &Path, emulator: &Emulator) -> Result<()> {
+    let of = || format!("a copy of {}", emulator.path.display());
+    let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+    let file = step(room, name.as_os_str(), create, 0o555).call(|| format!("create {}", of()))?;
+    launcher::wrap(&emulator.file, &emulator.program, &File::from(file)).with_context(of)
 }
 
 /// Registers again what would be hidden otherwise, the oldest first, so that the order stays.

@@ -60,6 +60,9 @@ unsafe extern "C" {
     fn landing();
 }
 
+/// There is one saved stack pointer.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// What a program finds on its stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stack {
@@ -94,7 +97,6 @@ impl Stack {
             if (memory.as_ptr() as usize + room * 8).is_multiple_of(16) { room } else { room + 1 };
         memory[top..top + words.len()].copy_from_slice(&words);
         let code = executable();
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(()); // there is one saved stack pointer
         let _turn = ONE_AT_A_TIME.lock();
         // SAFETY: the launcher reads the stack that was built, writes to the room below it, and jumps
         // to `landing`, which gives this function its stack and registers back.
@@ -140,6 +142,7 @@ impl Stack {
 /// The launcher in memory that can be executed, on a page, with the way to `landing` behind it.
 fn executable() -> *const u8 {
     let length = LAUNCHER.len() + 8;
+    #[allow(clippy::cast_ptr_alignment)] // the launcher's length is a multiple of 8
     // SAFETY: a new mapping of our own, written before it is made executable.
     unsafe {
         let (read, write, exec) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
@@ -285,7 +288,10 @@ fn set_user_id_runs() {
     }
     std::fs::remove_file(path).unwrap();
 
-    // Standard streams that were closed.
+    closed_standard_streams(&file, name);
+}
+
+fn closed_standard_streams(file: &File, name: &str) {
     // SAFETY: what is closed here is put back from its duplicate.
     unsafe {
         for low in 0..3 {
@@ -297,7 +303,7 @@ fn set_user_id_runs() {
                 let launched = stack(&["qemu", "./-D", "x"], &[], &auxv).launched();
                 let moved = i32::try_from(launched.auxv[0].1).unwrap();
                 assert!(moved > 2, "{moved}");
-                assert_eq!(launched.argv[2], [&"./-D", name][secure].to_owned());
+                assert_eq!(launched.argv[2], ["./-D", name][secure].to_owned());
                 assert_eq!(libc::fcntl(low, libc::F_GETFD), -1, "{low} is closed");
                 assert_eq!(libc::close(moved), 0);
             }

@@ -240,8 +240,83 @@ fn bad_values_are_refused_in_one_line() {
         assert!(error.contains(part), "{error}");
         assert!(error.len() < 300 && !error.contains('\n') && !error.contains('\0'), "{error:?}");
     }
-    let error = ask(&[("toolbx.arch.cpu", "max")], "{}").unwrap_err().to_string();
-    assert!(error.contains("toolbx.arch.cpu"), "{error}");
+    let error = ask(&[("toolbx.arch.cpus", "max")], "{}").unwrap_err().to_string();
+    assert!(error.contains("toolbx.arch.cpus"), "{error}");
+}
+
+/// What the emulator of each target is told, and whether that was asked for.
+fn told(pairs: &[(&str, &str)], policy: &str) -> Vec<(&'static str, String, bool)> {
+    match ask(pairs, policy).unwrap() {
+        Request::Emulate(wish) => wish
+            .arguments
+            .iter()
+            .map(|(name, told)| (*name, told.arguments.to_string(), told.asked))
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn emulators_are_told_what_the_policy_and_annotations_say() {
+    let none = r#"{"emulator_arguments": {}}"#;
+    let other = r#"{"emulator_arguments": {"all": {"strace": "true"}, "arm64": {"uname": "6"}}}"#;
+    for (pairs, policy, expected) in [
+        (&[][..], "{}", [("aarch64", " -cpu max,pauth=off", false), ("s390x", "", false)]),
+        (&[], none, [("aarch64", "", false), ("s390x", "", false)]),
+        (&[], other, [("aarch64", " -r 6", false), ("s390x", " ! -strace", false)]),
+        (
+            &[("toolbx.arch.cpu", "max"), ("toolbx.arch.stack-size", "16M")],
+            other,
+            [
+                ("aarch64", " -cpu max -s 16M -r 6", true),
+                ("s390x", " -cpu max -s 16M ! -strace", true),
+            ],
+        ),
+        (
+            &[("toolbx.arch.cpu", "max"), ("toolbx.arch.cpu.arm64", "cortex-a57")],
+            "{}",
+            [("aarch64", " -cpu cortex-a57", true), ("s390x", " -cpu max", true)],
+        ),
+        (
+            &[("toolbx.arch.cpu.aarch64", " default ")],
+            "{}",
+            [("aarch64", "", true), ("s390x", "", false)],
+        ),
+    ] {
+        let pairs = [&[("toolbx.arch", "arm64,s390x")], pairs].concat();
+        let expected = expected.map(|(name, text, asked)| (name, text.to_owned(), asked));
+        assert_eq!(told(&pairs, policy), expected, "{pairs:?} {policy}");
+    }
+}
+
+#[test]
+fn arguments_that_cannot_be_had_are_refused() {
+    let long = "x".repeat(10_000);
+    let only_cpu = r#"{"argument_annotations": {"all": ["cpu"], "s390x": []}}"#;
+    for (key, value, policy, part) in [
+        ("toolbx.arch.cpu", "max -g 1", "{}", "is not a CPU model"),
+        ("toolbx.arch.cpu", "max\n", "{}", ""),
+        ("toolbx.arch.cpu", "a!b", "{}", "is not a CPU model"),
+        ("toolbx.arch.cpu", "", "{}", "nor default"),
+        ("toolbx.arch.cpu", &long, "{}", "is not a CPU model"),
+        ("toolbx.arch.cpu.arm65", "max", "{}", "did you mean"),
+        ("toolbx.arch.cpu.s390x", "max", "{}", "nothing is emulated for s390x"),
+        ("toolbx.arch.strace", "/log", "{}", "true or false"),
+        ("toolbx.arch.uname", "6", only_cpu, "add uname to the policy's argument_annotations"),
+    ] {
+        let result = ask(&[("toolbx.arch", "arm64"), (key, value)], policy);
+        if part.is_empty() {
+            assert!(result.is_ok(), "blanks around a value: {value:?}");
+            continue;
+        }
+        let error = format!("{:#}", result.unwrap_err());
+        assert!(error.contains(key) && error.contains(part), "{error}");
+        assert!(error.len() < 300 && !error.contains('\n'), "{error:?}");
+    }
+    let both = [("toolbx.arch", "arm64,s390x"), ("toolbx.arch.cpu", "max")];
+    assert!(ask(&both, only_cpu).unwrap_err().to_string().contains("s390x"));
+    let native = [("toolbx.arch", "amd64"), ("toolbx.arch.cpu.amd64", "max")];
+    assert_eq!(ask(&native, "{}").unwrap(), Request::Native);
 }
 
 #[test]

@@ -71,6 +71,12 @@ pub enum Command {
     /// podman run --device toolbx.dev/arch=arm64 IMAGE. The device "all" is for every target that has an
     /// emulator now, and with "auto" the container's programs tell.
     Cdi(Cdi),
+    /// Prepare emulators: copies with the launcher in them, for sudo and for arguments
+    ///
+    /// The hook uses the copies in /var/lib/toolbx-arch/emulators; without one it makes a copy in memory
+    /// for each container, which takes some milliseconds. Copies that are fresh stay, and those of
+    /// emulators that are gone are removed. The packages run it when an emulator changes.
+    Prepare(Prepare),
     /// Try emulators in a user namespace; what doctor starts
     #[command(hide = true)]
     Try,
@@ -147,6 +153,22 @@ pub struct Where {
     /// Show what would be changed, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// Only the emulators of these architectures, by any of their names
+    #[arg(value_name = "ARCH")]
+    pub only: Vec<String>,
+    /// Those of all architectures (the default)
+    #[arg(long, conflicts_with = "only")]
+    pub all: bool,
+    /// Change nothing; exit status 1 if there is something to do
+    #[arg(long)]
+    pub check: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

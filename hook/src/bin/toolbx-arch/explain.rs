@@ -9,15 +9,18 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use toolbx_arch::arch::Arch;
+use toolbx_arch::arguments::Arguments;
+use toolbx_arch::binfmt::visible_path;
 use toolbx_arch::detect;
 use toolbx_arch::emulator;
 use toolbx_arch::hook::{self, Decision, Emulation};
 use toolbx_arch::instance::Visible;
 use toolbx_arch::labels;
+use toolbx_arch::launcher;
 use toolbx_arch::message;
 use toolbx_arch::oci::{Root, State};
 use toolbx_arch::orders::Orders;
-use toolbx_arch::policy::{self, Policy, Userns};
+use toolbx_arch::policy::{self, Launcher, Policy, Userns};
 use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
@@ -138,8 +141,17 @@ enum Outcome {
 struct Target {
     arch: &'static Arch,
     emulator: PathBuf,
-    /// Flags and the place in the container, once that is known.
-    handler: Option<(&'static str, String)>,
+    arguments: Arguments,
+    /// Once that is known.
+    handler: Option<Handler>,
+}
+
+/// How a target's handler is registered.
+struct Handler {
+    flags: &'static str,
+    launcher: &'static str,
+    /// Where the emulator's file is to be seen.
+    shown: String,
 }
 
 impl From<Decision> for Outcome {
@@ -161,15 +173,17 @@ impl From<Decision> for Outcome {
 }
 
 impl From<&Emulation> for Target {
-    fn from(Emulation { emulator, handler, not_shown }: &Emulation) -> Self {
+    fn from(emulation: &Emulation) -> Self {
+        let Emulation { emulator, handler, form, arguments, not_shown, .. } = emulation;
         let shown = match not_shown {
-            None => format!("shown at {}", handler.interpreter.display()),
+            None => format!("shown at {}", visible_path(&emulator.path).display()),
             Some(why) => format!("not shown: {why}"),
         };
         Self {
             arch: handler.arch,
             emulator: emulator.path.clone(),
-            handler: Some((handler.flags(), shown)),
+            arguments: arguments.clone(),
+            handler: Some(Handler { flags: handler.flags(), launcher: form.name(), shown }),
         }
     }
 }
@@ -205,7 +219,9 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
     }
     let find = |arch: &&'static Arch| -> Result<Target> {
         let emulator = emulator::find(arch, &policy, caller)?.path;
-        Ok(Target { arch, emulator, handler: None })
+        let has_launcher = policy.launcher != Launcher::Never && launcher::is_available();
+        let arguments = if has_launcher { wish.told(arch).arguments } else { Arguments::default() };
+        Ok(Target { arch, emulator, arguments, handler: None })
     };
     let mut targets = Vec::new();
     for target in wish.targets.iter().map(find) {
@@ -378,17 +394,21 @@ impl Explanation {
 
 impl Target {
     fn to_row(&self) -> [String; 3] {
-        let handler = self.handler.as_ref();
-        let handler = handler.map(|(flags, shown)| format!("flags {flags}, {shown}"));
+        let handler = self.handler.as_ref().map(|Handler { flags, launcher, shown }| {
+            format!("flags {flags}, launcher {launcher}, {shown}")
+        });
         let name = format!("  {}", self.arch.name);
-        [name, self.emulator.display().to_string(), handler.unwrap_or_default()]
+        let emulator = format!("{}{}", self.emulator.display(), self.arguments);
+        [name, emulator, handler.unwrap_or_default()]
     }
 
     fn to_json(&self) -> Value {
         json!({
             "target": self.arch.name,
             "emulator": self.emulator.display().to_string(),
-            "flags": self.handler.as_ref().map(|(flags, _)| flags),
+            "arguments": self.arguments.to_string().trim_start(),
+            "launcher": self.handler.as_ref().map(|handler| handler.launcher),
+            "flags": self.handler.as_ref().map(|handler| handler.flags),
         })
     }
 }

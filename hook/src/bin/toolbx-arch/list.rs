@@ -6,9 +6,11 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use toolbx_arch::arch::{self, ARCHES, Arch};
+use toolbx_arch::arguments::Arguments;
 use toolbx_arch::binfmt::{Entry, serving};
 use toolbx_arch::emulator::{self, Emulator};
 use toolbx_arch::instance::Visible;
+use toolbx_arch::launcher;
 use toolbx_arch::message;
 use toolbx_arch::policy::Policy;
 use toolbx_arch::trust::Caller;
@@ -21,10 +23,43 @@ pub struct Target {
     pub arch: &'static Arch,
     /// What the hook would use, or why it would use nothing.
     pub emulator: Result<Emulator>,
+    /// Whether there is a prepared copy of it.
+    pub copy: Prepared,
+    /// What it is told, by the policy.
+    pub arguments: Arguments,
     /// What the policy says.
     pub is_allowed: bool,
     /// What the host runs its programs with, if it does.
     pub host_handler: Option<Entry>,
+}
+
+/// Whether there is a prepared copy of an emulator.
+pub enum Prepared {
+    /// As it should be.
+    Fresh,
+    /// There is one that the hook does not use, for this reason.
+    Stale(String),
+    /// There is none.
+    Missing,
+}
+
+impl Prepared {
+    fn of(emulator: &Emulator, caller: Caller) -> Self {
+        match launcher::prepared(emulator, caller) {
+            Ok(Some(_)) => Self::Fresh,
+            Ok(None) => Self::Missing,
+            Err(why) => Self::Stale(message::line(&why)),
+        }
+    }
+
+    /// As `list` and `prepare` write it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale(_) => "stale",
+            Self::Missing => "missing",
+        }
+    }
 }
 
 pub fn run(arguments: &List) -> Result<()> {
@@ -34,7 +69,8 @@ pub fn run(arguments: &List) -> Result<()> {
     if arguments.json {
         terminal::print_json(&targets.iter().map(|target| target.to_json()).collect());
     } else {
-        let title = ["TARGET", "EMULATOR", "VERSION", "HOST HANDLER", "OTHER NAMES"];
+        let title =
+            ["TARGET", "EMULATOR", "VERSION", "COPY", "ARGUMENTS", "HOST HANDLER", "OTHER NAMES"];
         let rows: Vec<_> = std::iter::once(title.map(str::to_owned))
             .chain(targets.iter().map(|target| target.to_row()))
             .collect();
@@ -44,7 +80,7 @@ pub fn run(arguments: &List) -> Result<()> {
 }
 
 /// Those that are named; all, if none is.
-fn wanted(names: &[String]) -> Result<Vec<&'static Arch>> {
+pub fn wanted(names: &[String]) -> Result<Vec<&'static Arch>> {
     if names.is_empty() {
         return Ok(ARCHES.iter().collect());
     }
@@ -60,11 +96,16 @@ pub fn targets(caller: Caller) -> Result<Vec<Target>> {
     let policy = Policy::load(caller)?;
     let host = Visible::of_the_engine().transpose()?;
     let entries = host.map(|visible| visible.entries).unwrap_or_default();
-    let target = |arch: &'static Arch| Target {
-        arch,
-        emulator: emulator::find(arch, &policy, caller),
-        is_allowed: policy.allows(arch),
-        host_handler: serving(&entries, arch).cloned(),
+    let target = |arch: &'static Arch| {
+        let emulator = emulator::find(arch, &policy, caller);
+        Target {
+            arch,
+            copy: emulator.as_ref().map_or(Prepared::Missing, |found| Prepared::of(found, caller)),
+            emulator,
+            arguments: policy.arguments(arch),
+            is_allowed: policy.allows(arch),
+            host_handler: serving(&entries, arch).cloned(),
+        }
     };
     Ok(ARCHES.iter().map(target).collect())
 }
@@ -75,7 +116,7 @@ impl Target {
         self.is_allowed && !self.arch.is_native()
     }
 
-    fn to_row(&self) -> [String; 5] {
+    fn to_row(&self) -> [String; 7] {
         let others = self.arch.names().filter(|name| *name != self.arch.name);
         let others: Vec<_> = others.collect();
         let (emulator, version) = match &self.emulator {
@@ -90,7 +131,20 @@ impl Target {
             format!("{}{flag}", entry.name.display())
         });
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        [self.arch.name.to_owned(), emulator, or_dash(version), or_dash(handler), others.join(" ")]
+        let usable = self.is_used() && self.emulator.is_ok();
+        let copy = usable.then(|| self.copy.name().to_owned());
+        let arguments = self.arguments.to_string();
+        let arguments =
+            (usable && !arguments.is_empty()).then(|| arguments.trim_start().to_owned());
+        [
+            self.arch.name.to_owned(),
+            emulator,
+            or_dash(version),
+            or_dash(copy),
+            or_dash(arguments),
+            or_dash(handler),
+            others.join(" "),
+        ]
     }
 
     fn to_json(&self) -> Value {
@@ -102,6 +156,8 @@ impl Target {
             "emulator": self.emulator.as_ref().ok().map(|emulator| json!({
                 "path": emulator.path.display().to_string(),
                 "version": version(&emulator.path),
+                "copy": self.copy.name(),
+                "arguments": self.arguments.to_string().trim_start(),
             })),
             "problem": self.emulator.as_ref().err().filter(|_| self.is_used()).map(message::line),
             "host_handler": self.host_handler.as_ref().map(|entry| json!({

@@ -14,6 +14,7 @@ mod hooks_d;
 mod list;
 mod person;
 mod podman;
+mod prepare;
 mod pull;
 mod rootfs;
 mod short_names;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode> {
     let done = match command {
         Command::Doctor(arguments) => return doctor::run(arguments),
+        Command::Prepare(arguments) => return prepare::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Pull(arguments) => pull::run(arguments),

@@ -79,9 +79,15 @@ fn mount(kind: &str) -> Result<OwnedFd> {
 /// Registers the target's emulator, and runs the target's program.
 fn try_one(target: &Target, instance: &Instance, room: &OwnedFd) -> Result<()> {
     let Ok(emulator) = &target.emulator else { bail!("no emulator") };
-    let interpreter = emulator.path.clone();
     let arch = target.arch;
-    instance.register(&Handler { arch, interpreter, credentials: false, pinned: false })?;
+    instance.register(&Handler {
+        arch,
+        interpreter: emulator.path.clone(),
+        emulator: emulator.path.clone(),
+        credentials: false,
+        pinned: false,
+        arguments_asked: false,
+    })?;
     let Some(program) = probe::program(arch) else { return Ok(()) };
     let (name, flags) = (format!("probe-{}", arch.name), OFlags::CREATE | OFlags::WRONLY);
     let file = rustix::fs::openat(room, &name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o755))
