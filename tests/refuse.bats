@@ -39,7 +39,7 @@ wrapped() { # program argument…
     both_refused "unknown architecture \"../../etc\"" toolbx.arch=../../etc
     both_refused "names more than 34 architectures" "toolbx.arch=$(printf 'arm64 %.0s' {1..40})"
     both_refused "unknown architecture \"xxxxxxx" "toolbx.arch=$(head -c 100000 /dev/zero | tr '\0' x)"
-    both_refused "annotation \"toolbx.arch.cpu\" is not known" toolbx.arch.cpu=max
+    both_refused "annotation \"toolbx.arch.cpus\" is not known" toolbx.arch.cpus=max
 }
 
 @test "no emulator" {
@@ -136,15 +136,15 @@ wrapped() { # program argument…
 @test "another emulator for the same target in a shared namespace" {
     as_alice run --detach --name first --annotation toolbx.arch=arm64 $arm sleep 100 >/dev/null
     alice mkdir -p /home/alice/.config/toolbx-arch /home/alice/emulators
-    alice cp /usr/bin/qemu-aarch64-static /home/alice/emulators/
-    echo '{"emulator_directories": ["/home/alice/emulators"]}' |
+    alice cp /usr/bin/qemu-aarch64-static /home/alice/emulators/other-aarch64
+    echo '{"emulator_directories": ["/home/alice/emulators"], "emulator_names": ["other-{cpu}"]}' |
         alice tee /home/alice/.config/toolbx-arch/policy.json >/dev/null
-    container_refused "already runs aarch64 programs with /dev/.toolbx-arch/usr/bin/qemu-aarch64-static" \
+    container_refused "already runs aarch64 programs with qemu-aarch64-static -cpu max,pauth=off" \
         as_alice run --rm --annotation toolbx.arch=arm64 $arm uname -m
     # In a namespace of its own it may have its own.
     run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=arm64 $arm uname -m
     prints aarch64
-    logged 'targets[0].emulator="/home/alice/emulators/qemu-aarch64-static"'
+    logged 'targets[0].emulator="/home/alice/emulators/other-aarch64"'
     run --separate-stderr as_alice exec first uname -m
     prints aarch64
 }

@@ -70,7 +70,7 @@ aarch64"
         kept; plain s390x'
     # busybox shows nothing beyond ASCII.
     prints "enabled
-interpreter /dev/.toolbx-arch/usr/bin/qemu-s390x-static
+interpreter qemu-s390x-static
 flags: POCF
 a b ??
 ext

@@ -177,8 +177,8 @@ fn a_foreign_program_runs() {
         ..Case::asking("arm64")
     }
     .runs();
-    // By its path on the host: the container's root owns it here, so it is not shown.
-    for part in ["enabled\n", "interpreter /mnt/emulators/qemu-aarch64-static\n", "flags: POCF"] {
+    let interpreter = "interpreter qemu-aarch64-static -cpu max,pauth=off\n";
+    for part in ["enabled\n", interpreter, "flags: POCF"] {
         assert!(outcome.then.contains(part), "{part:?} is not in: {}", outcome.then);
     }
     assert_eq!(outcome.then.matches("Read-only file system").count(), 1, "{}", outcome.then);
@@ -420,7 +420,7 @@ fn what_covers_our_mount_cannot_be_written() {
 
 #[test]
 fn a_hostile_dev_gets_nothing() {
-    // Where the emulator cannot be shown, flag F alone carries it, by its path on the host.
+    // Where the emulator cannot be shown, flag F alone carries it.
     for rootfs in [
         "umount dev; rmdir dev; ln -s /mnt dev",
         "umount dev; rmdir dev; mkfifo dev",
@@ -432,10 +432,7 @@ fn a_hostile_dev_gets_nothing() {
         let then = "cat /mnt/rootfs/proc/sys/fs/binfmt_misc/toolbx*; ls -A /mnt/rootfs/dev/
             find /mnt /mnt/rootfs -xdev -name .toolbx-arch; chroot /mnt/rootfs /exit42; echo $?";
         let then = Case { rootfs, then, ..Case::asking("arm64") }.runs().then;
-        assert!(
-            then.contains("interpreter /mnt/emulators/qemu-aarch64-static\n"),
-            "{rootfs}: {then}"
-        );
+        assert!(then.contains("interpreter qemu-aarch64-static"), "{rootfs}: {then}");
         assert!(!then.contains(".toolbx-arch"), "{rootfs}: {then}");
     }
     let mut bound = Case::asking("arm64");
@@ -613,9 +610,17 @@ fn the_policy_decides_on_rights_and_on_showing() {
     let never = policy(r#""credentials": "never""#).leak();
     let outcome = Case { host: never, then, ..Case::asking("arm64") }.runs();
     assert!(outcome.then.contains("flags: POF\n"), "{}", outcome.then);
-    let hidden = policy(r#""inject": false"#).leak();
-    let outcome = Case { host: hidden, then, ..Case::asking("arm64") }.runs();
-    assert!(outcome.then.contains("interpreter /mnt/emulators/"), "{}", outcome.then);
+    // Plain emulators: by the path on the host, since the container's root owns the file here.
+    for (keys, flags) in [
+        (r#""launcher": "never""#, "POF"),
+        (r#""launcher": "prepared""#, "POF"),
+        (r#""launcher": "never", "credentials": "private""#, "POCF"),
+        (r#""launcher": "never", "credentials": "private", "inject": false"#, "POCF"),
+    ] {
+        let outcome = Case { host: policy(keys).leak(), then, ..Case::asking("arm64") }.runs();
+        let entry = format!("interpreter /mnt/emulators/qemu-aarch64-static\nflags: {flags}\n");
+        assert!(outcome.then.contains(&entry), "{keys}: {}", outcome.then);
+    }
     Case { host: policy(r#""architectures": ["s390x"]"#).leak(), ..Case::asking("arm64") }
         .is_refused("does not allow aarch64");
 }
