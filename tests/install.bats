@@ -23,6 +23,7 @@ source=$BATS_TEST_DIRNAME/..
 644 usr/share/man/man1/toolbx-arch-enable.1
 644 usr/share/man/man1/toolbx-arch-explain.1
 644 usr/share/man/man1/toolbx-arch-list.1
+644 usr/share/man/man1/toolbx-arch-prepare.1
 644 usr/share/man/man1/toolbx-arch-pull.1
 644 usr/share/man/man1/toolbx-arch.1
 644 usr/share/man/man5/toolbx-arch-policy.5
@@ -86,7 +87,9 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
         '{"emulator_directories": ["usr/bin"]}' '{"emulator_directories": ["/a\tb"]}' \
         '{"emulator_directories": ["/a/../b"]}' '{"emulator_names": ["qemu"]}' \
         '{"emulator_names": ["a/{cpu}"]}' '{"architectures": "all"}' '{"architectures": ["arm65"]}' \
-        '{"emulator_sha256": {"arm64": ["abc"]}}' '{"annotations": ["other"]}'; do
+        '{"emulator_sha256": {"arm64": ["abc"]}}' '{"annotations": ["other"]}' '{"launcher": "always"}' \
+        '{"emulator_arguments": {"arm64": {"cpu": "a b"}}}' '{"emulator_arguments": {"arm65": {}}}' \
+        '{"emulator_arguments": {"all": {"log": "a"}}}' '{"argument_annotations": {"all": ["log"]}}'; do
         echo "$policy" >"$RUN/policy.json"
         ! validate "$RUN/policy.json" 2>/dev/null || fail "the schema takes $policy"
         mkdir -p /etc/toolbx-arch

@@ -72,12 +72,18 @@ changes() { # podman container
 @test "an emulator that somebody in the container owns is not shown, and cannot be changed" {
     alice mkdir -p /home/alice/.config/toolbx-arch /home/alice/emulators
     alice cp /usr/bin/qemu-aarch64-static /home/alice/emulators/
-    echo '{"emulator_directories": ["/home/alice/emulators"]}' |
-        alice tee /home/alice/.config/toolbx-arch/policy.json >/dev/null
-    run as_alice run --rm --privileged $annotated $arm sh -c 'ls -A /dev | grep toolbx; chmod 4777 /proc/self/exe; uname -m'
-    [[ "$output" == *"ead-only file system"*aarch64 ]] || fail "$output"
-    [ "$(stat -c %a /home/alice/emulators/qemu-aarch64-static)" = 755 ]
-    logged 'targets[0].interpreter="/home/alice/emulators/qemu-aarch64-static"'
+    local launcher interpreter
+    while read -r launcher interpreter; do
+        echo '{"emulator_directories": ["/home/alice/emulators"], "launcher": "'"$launcher"'"}' |
+            alice tee /home/alice/.config/toolbx-arch/policy.json >/dev/null
+        run as_alice run --rm --privileged $annotated $arm sh -c 'ls -A /dev | grep toolbx; chmod 4777 /proc/self/exe; uname -m'
+        [[ "$output" == *"ead-only file system"*aarch64 ]] || fail "$output"
+        [ "$(stat -c %a /home/alice/emulators/qemu-aarch64-static)" = 755 ]
+        logged "targets[0].interpreter=\"$interpreter\"" 'not_shown="its owner is somebody in the container, who could change it"'
+    done <<'END'
+copy qemu-aarch64-static -cpu max,pauth=off
+never /home/alice/emulators/qemu-aarch64-static
+END
 }
 
 @test "the image's own files are as before" {
