@@ -38,6 +38,10 @@ SHAREDIR = $(DESTDIR)$(PREFIX)/share
 # What `toolbx-arch enable` and `disable` choose from: the name there, and where it is here.
 CHOICES = all=hooks.d annotation-only=hooks.d/annotation-only off=hooks.d/off \
 	precreate=podman-hooks.d precreate-annotation-only=podman-hooks.d/annotation-only
+# The launcher's tests for the other processor that it is written for.
+FOR_ARM64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/target/images/qemu/usr/bin/qemu-aarch64-static
+
 # Not where engines look by themselves: only Podman knows the stage that is asked for there.
 PODMAN_DROP_INS = $(DATA)/podman-hooks.d
 MANDIR = $(SHAREDIR)/man
@@ -49,7 +53,7 @@ PACKAGES = gcc libc6-dev binutils go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
 	fuse-overlayfs iptables debootstrap bats jq strace time iproute2 musl-tools \
 	python3 python3-jsonschema shellcheck debian-archive-keyring \
-	rpm lintian rpmlint secilc apparmor
+	rpm lintian rpmlint secilc apparmor gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 
 .PHONY: all deps build install uninstall deb rpm demo check bench lint images clean
 .DELETE_ON_ERROR:
@@ -120,6 +124,7 @@ demo: deps build
 
 check: deps build images
 	$(CARGO) test --locked
+	$(FOR_ARM64) $(CARGO) test --locked --target aarch64-unknown-linux-gnu --test stacks
 	tests/lab tests/engines
 
 bench: deps build images
