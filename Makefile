@@ -38,7 +38,8 @@ SHAREDIR = $(DESTDIR)$(PREFIX)/share
 # What `toolbx-arch enable` and `disable` choose from: the name there, and where it is here.
 CHOICES = all=hooks.d annotation-only=hooks.d/annotation-only off=hooks.d/off \
 	precreate=podman-hooks.d precreate-annotation-only=podman-hooks.d/annotation-only
-# The launcher's tests for the other processor that it is written for.
+# The launcher's tests for the other processor that it is written for; they run in an emulator.
+ARM64 = aarch64-unknown-linux-gnu
 FOR_ARM64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
 	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/target/images/qemu/usr/bin/qemu-aarch64-static
 
@@ -124,7 +125,8 @@ demo: deps build
 
 check: deps build images
 	$(CARGO) test --locked
-	$(FOR_ARM64) $(CARGO) test --locked --target aarch64-unknown-linux-gnu --test stacks
+	test -d "$$(rustc --print sysroot)/lib/rustlib/$(ARM64)" || rustup target add $(ARM64)
+	$(FOR_ARM64) $(CARGO) test --locked --target $(ARM64) --test stacks
 	tests/lab tests/engines
 
 bench: deps build images
