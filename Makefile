@@ -47,6 +47,8 @@ FOR_ARM64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc 
 PODMAN_DROP_INS = $(DATA)/podman-hooks.d
 MANDIR = $(SHAREDIR)/man
 DOCDIR = $(SHAREDIR)/doc/toolbx-arch
+# What `toolbx-arch prepare` writes.
+STATE = $(DESTDIR)/var/lib/toolbx-arch
 
 # To build: a C linker with the static C library, the binutils, and go-md2man for the man pages.
 # To test: engines, runtimes, emulators, and what the laboratory and the tests call.
@@ -79,7 +81,8 @@ target/man/%: docs/%.md
 	mkdir -p $(@D)
 	go-md2man -in $< -out $@
 
-# The binary before the drop-in: a drop-in without its binary stops every container.
+# The binary before the drop-in: a drop-in without its binary stops every container. The emulators
+# last, as in the packages: containers run without prepared copies too.
 install:
 	@test -x $(HOOK) -a -x $(PROGRAM) || { echo "nothing is built yet; run: make build" >&2; exit 1; }
 	install -D -m 755 $(HOOK) $(LIBEXEC)/toolbx-arch-hook
@@ -104,6 +107,8 @@ install:
 	install -D -m 644 podman-hooks.d$(WHEN)/50-toolbx-arch-userns.json \
 		$(PODMAN_DROP_INS)/50-toolbx-arch-userns.json
 	install -D -m 644 hooks.d$(WHEN)/50-toolbx-arch.json $(DROP_INS)/50-toolbx-arch.json
+	$(if $(DESTDIR),,$(BINDIR)/toolbx-arch prepare >/dev/null || \
+		echo "not every emulator is prepared; to try again, run: toolbx-arch prepare" >&2)
 
 uninstall:
 	rm -f $(DROP_INS)/50-toolbx-arch.json
@@ -112,9 +117,9 @@ uninstall:
 	rm -f $(SHAREDIR)/bash-completion/completions/toolbx-arch \
 		$(SHAREDIR)/zsh/site-functions/_toolbx-arch \
 		$(SHAREDIR)/fish/vendor_completions.d/toolbx-arch.fish
-	rm -rf $(DOCDIR) $(DATA)
+	rm -rf $(DOCDIR) $(DATA) $(STATE)/emulators
 	rm -f $(LIBEXEC)/toolbx-arch-hook
-	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) 2>/dev/null || true
+	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) $(STATE) 2>/dev/null || true
 
 deb rpm: build
 	packaging/package $@
@@ -141,7 +146,7 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
 		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers packaging/package
-	shellcheck --shell=sh hook/tests/container.sh images/with-hooks
+	shellcheck --shell=sh hook/tests/container.sh images/with-hooks packaging/postinst packaging/prerm
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
 	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources
 

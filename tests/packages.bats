@@ -6,6 +6,7 @@ load helpers
 source=$BATS_TEST_DIRNAME/..
 hook=/usr/libexec/oci/hooks.d/toolbx-arch-hook
 drop_in=/usr/share/containers/oci/hooks.d/50-toolbx-arch.json
+prepared=/var/lib/toolbx-arch/emulators
 
 setup_file() {
     make --no-print-directory --silent -C "$source" uninstall
@@ -37,7 +38,8 @@ forget() {
 }
 
 deb=(dpkg --admindir="$RUN/dpkg" --log=/dev/null)
-rpm=(rpm --dbpath "$RUN/rpm")
+# Its empty database does not know of the shell that the scripts need.
+rpm=(rpm --dbpath "$RUN/rpm" --nodeps)
 
 # Installs or upgrades; removes.
 install_deb() { "$@" "${deb[@]}" --install "$RUN"/packages/*.deb >/dev/null; }
@@ -57,6 +59,7 @@ lives() { # deb|rpm: install, run, upgrade, run, remove
     runs
     "remove_$1"
     diff "$RUN/without" <(find /usr /etc -xdev | sort)
+    [ ! -e /var/lib/toolbx-arch ]
     run as_alice run --rm localhost/busybox:arm64 uname -m
     refused "xec format error"
 }
@@ -65,6 +68,9 @@ lives() { # deb|rpm: install, run, upgrade, run, remove
 # through: at all these moments a container could start.
 killed() { # function-that-prepares function-that-acts
     local call n times=0
+    # Where there are no emulators to prepare: what is killed there does not stop the package manager.
+    mkdir -p /etc/toolbx-arch
+    echo '{"emulator_directories": ["/usr/local/bin"]}' >/etc/toolbx-arch/policy.json
     for call in rename,renameat,renameat2 unlink,unlinkat; do
         for ((n = 1; ; n++)); do
             $1
@@ -116,6 +122,7 @@ fresh_rpm() { forget; install_rpm; }
     install_deb
     "${deb[@]}" --remove toolbx-arch >/dev/null
     diff "$RUN/without" <(find /usr /etc -xdev | sort)
+    [ ! -e /var/lib/toolbx-arch ]
     run "${deb[@]}" --status toolbx-arch
     refused "is not installed" # not "config-files"
 }
@@ -130,6 +137,111 @@ fresh_rpm() { forget; install_rpm; }
     killed forget install_rpm
     killed fresh_rpm install_rpm
     killed fresh_rpm remove_rpm
+}
+
+# A package that brings the emulator for s390x, of another content in each version.
+make_emulator_deb() { # version
+    local tree=$RUN/emulator
+    mkdir -p "$tree"/{DEBIAN,usr/bin}
+    cp "$RUN/qemu-s390x-static" "$tree/usr/bin/"
+    echo "$1" >>"$tree/usr/bin/qemu-s390x-static"
+    printf '%s\n' 'Package: emulator' "Version: $1" 'Architecture: all' 'Maintainer: nobody <nobody@localhost>' \
+        'Description: an emulator' >"$tree/DEBIAN/control"
+    dpkg-deb -Z none --build "$tree" "$RUN/emulator.deb"
+}
+make_emulator_rpm() { # version
+    cat >"$RUN/emulator.spec" <<END
+Name: emulator
+Version: $1
+Release: 1
+Summary: An emulator
+License: none
+AutoReqProv: no
+%global debug_package %{nil}
+%global __os_install_post %{nil}
+%global _build_id_links none
+%global _rpmfilename emulator.rpm
+%description
+An emulator.
+%install
+install -D -m 755 $RUN/qemu-s390x-static %{buildroot}/usr/bin/qemu-s390x-static
+echo $1 >>%{buildroot}/usr/bin/qemu-s390x-static
+%files
+/usr/bin/qemu-s390x-static
+END
+    rpmbuild --quiet -bb --define "_topdir $RUN/rpmbuild" --define "_rpmdir $RUN" "$RUN/emulator.spec"
+}
+install_emulator_deb() { make_emulator_deb "$1" && "${deb[@]}" --install "$RUN/emulator.deb"; }
+install_emulator_rpm() { make_emulator_rpm "$1" && "${rpm[@]}" --upgrade "$RUN/emulator.rpm"; }
+remove_emulator_deb() { "${deb[@]}" --remove emulator; }
+remove_emulator_rpm() { "${rpm[@]}" --erase emulator; }
+remove_both_deb() { "${deb[@]}" --purge emulator toolbx-arch; }
+remove_both_rpm() { "${rpm[@]}" --erase emulator toolbx-arch; }
+
+without_emulator() { # for s390x
+    keep /usr/bin/qemu-s390x-static
+    mv /usr/bin/qemu-s390x-static "$RUN"
+}
+
+follow() { # deb|rpm
+    without_emulator
+    "install_$1"
+    [[ -x $prepared/qemu-aarch64-static && ! -e $prepared/qemu-s390x-static ]]
+    "install_emulator_$1" 1
+    cp $prepared/qemu-s390x-static "$RUN/copy"
+    run --separate-stderr as_alice run --rm --userns=keep-id localhost/busybox:s390x uname -m
+    prints s390x
+    "install_emulator_$1" 2
+    [ -x $prepared/qemu-s390x-static ]
+    run -1 cmp --silent $prepared/qemu-s390x-static "$RUN/copy"
+    "remove_emulator_$1"
+    [[ -x $prepared/qemu-aarch64-static && ! -e $prepared/qemu-s390x-static ]]
+    "install_emulator_$1" 1
+    [ -x $prepared/qemu-s390x-static ]
+    run -0 "remove_both_$1"
+    [[ "$output" != *"not every emulator"* ]] || fail "$output"
+    [ ! -e /var/lib/toolbx-arch ]
+}
+
+fails_alone() { # deb|rpm
+    local warning="warning: not every emulator is prepared; to try again, run: toolbx-arch prepare"
+    without_emulator
+    cp /bin/true "$RUN/qemu-s390x-static" # linked dynamically
+    "install_$1"
+    "install_emulator_$1" 1
+    [[ -x $prepared/qemu-aarch64-static && ! -e $prepared/qemu-s390x-static ]]
+    "remove_emulator_$1"
+    rm -r $prepared
+    : >$prepared # no directory can be made there
+    run -0 "install_$1"
+    [[ "$output" == *"$warning"* ]] || fail "$output"
+    run -0 "install_emulator_$1" 2
+    [[ "$output" == *"$warning"* ]] || fail "$output"
+    rm $prepared
+    "remove_emulator_$1"
+    [ -x $prepared/qemu-aarch64-static ]
+    touch /var/lib/toolbx-arch/own
+    "remove_$1"
+    run ls -A /var/lib/toolbx-arch
+    prints own
+    rm -r /var/lib/toolbx-arch
+}
+
+@test "deb: prepared copies follow the emulators" { follow deb; }
+@test "rpm: prepared copies follow the emulators" { follow rpm; }
+@test "deb: an emulator that cannot be prepared fails no installation" { fails_alone deb; }
+@test "rpm: an emulator that cannot be prepared fails no installation" { fails_alone rpm; }
+
+@test "make install prepares emulators, make uninstall takes the copies away, neither does elsewhere" {
+    local make=(make --no-print-directory --silent -C "$source")
+    "${make[@]}" install DESTDIR="$RUN/destination"
+    [ ! -e /var/lib/toolbx-arch ]
+    "${make[@]}" install
+    [ -x $prepared/qemu-aarch64-static ]
+    "${make[@]}" uninstall DESTDIR="$RUN/destination"
+    [ -x $prepared/qemu-aarch64-static ]
+    "${make[@]}" uninstall
+    [ ! -e /var/lib/toolbx-arch ]
 }
 
 @test "both bring what make install does, and their own documents" {
@@ -156,12 +268,22 @@ END
     diff <(comm -23 "$RUN/installed" "$RUN/rpm.files") /dev/null
 }
 
-@test "they need nothing, pull in no emulator, and run no scripts" {
+@test "they need no more than a shell, and pull in no emulator" {
     diff <(dpkg-deb --field "$RUN"/packages/*.deb Pre-Depends Depends Recommends) - <<<"Recommends: podman | buildah"
-    diff <(dpkg-deb --ctrl-tarfile "$RUN"/packages/*.deb | tar -t | sort) - <<<$'./\n./control\n./md5sums'
-    diff <(command rpm --query --package --requires "$RUN"/packages/*.rpm | grep -v '^rpmlib(') /dev/null
+    diff <(dpkg-deb --ctrl-tarfile "$RUN"/packages/*.deb | tar -t | sort) - <<<$'./\n./control\n./md5sums\n./postinst\n./prerm\n./triggers'
+    diff <(command rpm --query --package --requires "$RUN"/packages/*.rpm | grep -v '^rpmlib(' | sort -u) - <<</bin/sh
     diff <(command rpm --query --package --recommends "$RUN"/packages/*.rpm) - <<<"(podman or buildah)"
-    diff <(command rpm --query --package --scripts --triggers "$RUN"/packages/*.rpm) /dev/null
+}
+
+@test "dpkg's triggers are all the paths where an emulator can be" {
+    local emulator
+    make --no-print-directory --silent -C "$source" install
+    dpkg-deb --info "$RUN"/packages/*.deb triggers >"$RUN/triggers"
+    for emulator in $(toolbx-arch list --json | jq -r '.[].emulator.path // empty'); do
+        grep --line-regexp --fixed-strings "interest-noawait $emulator" "$RUN/triggers"
+        grep --line-regexp --fixed-strings "interest-noawait ${emulator%-static}" "$RUN/triggers"
+    done
+    run -1 grep --invert-match '^interest-noawait /usr/bin/qemu-' "$RUN/triggers"
 }
 
 @test "lintian finds nothing, and rpmlint no error" {
