@@ -210,9 +210,9 @@ END
         [ "$status" = 0 ] || fail "$stderr"
         [[ "$output" == "container web ("*"), running"* ]] || fail "$output"
         [[ "$output" == *"first program "*"/bin/sleep is for aarch64"* ]] || fail "$output"
-        [[ "$output" == *"emulated, in scope private, decided by program: "*"flags OPFC, launcher copy, shown at /dev/.toolbx-arch/usr/bin/"* ]] || fail "$output"
+        [[ "$output" == *"emulated, in scope private, decided by program: "*"flags OPFC, launcher prepared, shown at /dev/.toolbx-arch/usr/bin/"* ]] || fail "$output"
         explains $engine --json web
-        holds '.decision == "emulated" and .scope == "private" and .targets == [{"target": "aarch64", "emulator": "/usr/bin/qemu-aarch64-static", "arguments": "-cpu max,pauth=off", "launcher": "copy", "flags": "OPFC"}]'
+        holds '.decision == "emulated" and .scope == "private" and .targets == [{"target": "aarch64", "emulator": "/usr/bin/qemu-aarch64-static", "arguments": "-cpu max,pauth=off", "launcher": "prepared", "flags": "OPFC"}]'
         holds '.detected == {"target": "aarch64", "program": "/bin/sleep", "first": true}'
         # It changed nothing.
         run --separate-stderr $engine exec web uname -m
