@@ -13,6 +13,7 @@
 #![no_builtins] // a loop must not become a call of memcpy or strlen: there is none
 
 use core::arch::{asm, global_asm};
+use core::mem::MaybeUninit;
 
 // include/uapi/linux/auxvec.h
 const AT_NULL: usize = 0;
@@ -24,6 +25,17 @@ const RLIMIT_CORE: usize = 4;
 /// `include/uapi/linux/fcntl.h`
 const F_DUPFD: usize = 0;
 const AT_FDCWD: usize = -100_isize as usize;
+const AT_SYMLINK_NOFOLLOW: usize = 0x100;
+const AT_EMPTY_PATH: usize = 0x1000;
+/// What statx(2) is to tell, and where it stands (`include/uapi/linux/stat.h`).
+const STATX_MODE_UID_INO: usize = 0x2 | 0x8 | 0x100;
+const STATX_LEN: usize = 256;
+const STX_UID: usize = 20;
+const STX_MODE: usize = 28;
+const STX_INO: usize = 32;
+const STX_DEV: usize = 136;
+/// The write permissions of group and others.
+const GO_WRITE: u8 = 0o022;
 /// The longest path that the kernel gives or takes, its NUL included (`include/uapi/linux/limits.h`).
 const PATH_MAX: usize = 4096;
 /// The first descriptor that is no standard stream.
@@ -160,10 +172,15 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
             *told = entry;
         }
         // The kernel opens the program for a handler with flag O or C. Without that the emulator was
-        // started by its own name, with a command line of its own.
+        // executed by itself: by somebody who wants to know its version; or by a guest, perhaps with
+        // rights, through a name in /proc that QEMU does not know for one of the guest's program.
+        // That guest's first argument is no program to be emulated.
         let execfd = start.value_of(AT_EXECFD);
         if execfd.is_null() {
-            return sp;
+            if start.argc == 2 && **(start.argv.add(1) as *const *const u8) == b'-' {
+                return sp;
+            }
+            exit();
         }
         // A user or group that changed, capabilities of a file, or what a security module says.
         let secure = start.value_of(AT_SECURE);
@@ -171,9 +188,9 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
         // A caller who closed the standard streams gets the program there; QEMU before 9.1 takes 0
         // for no descriptor, and opens the program by its name, which the caller can change meanwhile.
         if *execfd < FIRST_FREE {
-            let moved = system_call(nr::FCNTL, [*execfd, F_DUPFD, FIRST_FREE, 0]);
+            let moved = system_call(nr::FCNTL, [*execfd, F_DUPFD, FIRST_FREE, 0, 0]);
             if moved >= 0 {
-                system_call(nr::CLOSE, [*execfd, 0, 0, 0]);
+                system_call(nr::CLOSE, [*execfd, 0, 0, 0, 0]);
                 *execfd = moved as usize;
             } else if secure {
                 exit();
@@ -183,9 +200,9 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
             // QEMU writes core files of its guests by itself, where the caller says, through links.
             let mut limit = [0_usize; 2]; // soft, hard
             let limit = limit.as_mut_ptr();
-            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, 0, limit as usize]);
+            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, 0, limit as usize, 0]);
             *limit = 0;
-            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, limit as usize, 0]);
+            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, limit as usize, 0, 0]);
             // The program's name is the caller's choice; QEMU goes by it for /proc/self/exe.
             if start.argc > 1 {
                 *start.argv.add(1) = name_of(*execfd, (sp as *mut u8).sub(PATH_MAX)) as usize;
@@ -267,7 +284,8 @@ unsafe fn write_options(mut text: *mut u8, secure: bool, mut next: *mut usize) -
 }
 
 /// The path of what the descriptor was opened from, as the kernel knows it, written to `buffer` of
-/// `PATH_MAX` bytes. Without /proc, or if the file has no path (any more), a name that leads nowhere.
+/// `PATH_MAX` bytes. A name that leads nowhere, if there is no /proc, if the file has no path (any
+/// more), and if somebody but root could put another file there.
 unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
     unsafe {
         let mut link = [0_u8; 40]; // enough for the directory, and for any number
@@ -294,7 +312,7 @@ unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
         }
         let length = system_call(
             nr::READLINKAT,
-            [AT_FDCWD, link as usize, buffer as usize, PATH_MAX - 1],
+            [AT_FDCWD, link as usize, buffer as usize, PATH_MAX - 1, 0],
         );
         // A file that is gone ends in " (deleted)", one of another root begins with "(unreachable)".
         // Who names a file so that it looks like that cannot have its path.
@@ -302,7 +320,64 @@ unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
             return (&raw const DEAD_NAME).cast();
         }
         *buffer.add(length as usize) = 0;
-        buffer
+        if is_roots_alone(buffer) && leads_to(buffer, fd) {
+            buffer
+        } else {
+            (&raw const DEAD_NAME).cast()
+        }
+    }
+}
+
+/// Whether every directory of this absolute path belongs to root, and nobody else may write it.
+unsafe fn is_roots_alone(path: *mut u8) -> bool {
+    unsafe {
+        let mut status = Status::uninit();
+        let mut end = path;
+        while *end != 0 {
+            if *end == b'/' {
+                // The path up to this slash and with it.
+                let after = end.add(1);
+                let kept = *after;
+                *after = 0;
+                let is_known = look(AT_FDCWD, path, &mut status);
+                *after = kept;
+                let status = status.as_ptr().cast::<u8>();
+                let owner = status.add(STX_UID).cast::<u32>().read_unaligned();
+                if !is_known || owner != 0 || *status.add(STX_MODE) & GO_WRITE != 0 {
+                    return false;
+                }
+            }
+            end = end.add(1);
+        }
+        true
+    }
+}
+
+/// Whether the path is that of this very file. Where /proc is not mounted, it may have come from
+/// somebody who made a directory of that name.
+unsafe fn leads_to(path: *const u8, fd: usize) -> bool {
+    unsafe {
+        let (mut there, mut here) = (Status::uninit(), Status::uninit());
+        let are_known =
+            look(AT_FDCWD, path, &mut there) && look(fd, (&raw const DEAD_NAME).cast(), &mut here);
+        let word = |status: &Status, at| {
+            status.as_ptr().cast::<u8>().add(at).cast::<u64>().read_unaligned()
+        };
+        are_known
+            && word(&there, STX_INO) == word(&here, STX_INO)
+            && word(&there, STX_DEV) == word(&here, STX_DEV)
+    }
+}
+
+/// Not set to zero before it is written, which would be a call of memset.
+type Status = MaybeUninit<[u8; STATX_LEN]>;
+
+/// What is at `path`, or, if that is empty, what is open as `at`. Whether that could be told.
+unsafe fn look(at: usize, path: *const u8, status: &mut Status) -> bool {
+    unsafe {
+        let flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
+        let status = status.as_mut_ptr() as usize;
+        system_call(nr::STATX, [at, path as usize, flags, STATX_MODE_UID_INO, status]) == 0
     }
 }
 
@@ -336,7 +411,7 @@ unsafe fn length(text: *const u8) -> usize {
 fn exit() -> ! {
     loop {
         // SAFETY: it does not come back.
-        unsafe { system_call(nr::EXIT_GROUP, [EXIT_NOT_EXECUTED, 0, 0, 0]) };
+        unsafe { system_call(nr::EXIT_GROUP, [EXIT_NOT_EXECUTED, 0, 0, 0, 0]) };
     }
 }
 
@@ -348,6 +423,7 @@ mod nr {
     pub const EXIT_GROUP: usize = 231;
     pub const READLINKAT: usize = 267;
     pub const PRLIMIT64: usize = 302;
+    pub const STATX: usize = 332;
 }
 #[cfg(target_arch = "aarch64")]
 mod nr {
@@ -356,26 +432,27 @@ mod nr {
     pub const READLINKAT: usize = 78;
     pub const EXIT_GROUP: usize = 94;
     pub const PRLIMIT64: usize = 261;
+    pub const STATX: usize = 291;
 }
 
 /// Returns what the kernel does: a negative number is an error's.
 #[cfg(target_arch = "x86_64")]
-unsafe fn system_call(number: usize, [a, b, c, d]: [usize; 4]) -> isize {
+unsafe fn system_call(number: usize, [a, b, c, d, e]: [usize; 5]) -> isize {
     let result: isize;
-    // The number in rax, arguments in rdi, rsi, rdx, r10; rcx and r11 are lost (ABI AMD64, A.2.1).
+    // The number in rax, arguments in rdi, rsi, rdx, r10, r8; rcx and r11 are lost (ABI AMD64, A.2.1).
     unsafe {
         asm!("syscall", inlateout("rax") number as isize => result, in("rdi") a, in("rsi") b, in("rdx") c,
-            in("r10") d, lateout("rcx") _, lateout("r11") _, options(nostack));
+            in("r10") d, in("r8") e, lateout("rcx") _, lateout("r11") _, options(nostack));
     }
     result
 }
 #[cfg(target_arch = "aarch64")]
-unsafe fn system_call(number: usize, [a, b, c, d]: [usize; 4]) -> isize {
+unsafe fn system_call(number: usize, [a, b, c, d, e]: [usize; 5]) -> isize {
     let result: isize;
     // The number in x8, arguments from x0 on, the result in x0 (arch/arm64/kernel/syscall.c).
     unsafe {
         asm!("svc 0", in("x8") number, inlateout("x0") a as isize => result, in("x1") b, in("x2") c,
-            in("x3") d, options(nostack));
+            in("x3") d, in("x4") e, options(nostack));
     }
     result
 }

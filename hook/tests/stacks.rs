@@ -6,6 +6,7 @@ use std::arch::global_asm;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use nix::libc;
@@ -167,20 +168,33 @@ fn it_is_small() {
 }
 
 #[test]
-fn what_was_started_by_hand_stays_as_it_is() {
-    let arguments = ["qemu-aarch64 -cpu max", "--version"];
+fn what_was_executed_by_itself_may_tell_its_version() {
     for auxv in [
         vec![(AT_ENTRY, 5), (AT_SECURE, 0), (AT_FLAGS, 0)],
         vec![(AT_ENTRY, 5), (AT_SECURE, 1)],
         vec![(AT_ENTRY, 5), (AT_FLAGS, 1)],
     ] {
-        let given = stack(&arguments, &["QEMU_LOG=x", "A="], &auxv);
+        let given = stack(&["qemu-aarch64 -cpu max", "--version"], &["QEMU_LOG=x", "A="], &auxv);
         let mut expected = given.clone();
         expected.auxv[0].1 = entry();
         assert_eq!(given.launched(), expected);
     }
-    let nothing = stack(&[], &[], &[]);
-    assert_eq!(nothing.launched(), nothing, "not even an entry point");
+    // Everything else ends it, and this process with it: so in another one.
+    const CHILD: &str = "STACKS_CHILD";
+    let given: [&[&str]; 5] =
+        [&[], &["qemu"], &["qemu", "program"], &["qemu", "-D", "x"], &["qemu", ""]];
+    if let Ok(number) = std::env::var(CHILD) {
+        stack(given[number.parse::<usize>().unwrap()], &[], &[(AT_ENTRY, 5)]).launched();
+        return;
+    }
+    for number in 0..given.len() {
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_was_executed_by_itself_may_tell_its_version"])
+            .env(CHILD, number.to_string())
+            .stdout(Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(126), "{:?}", given[number]);
+    }
 }
 
 #[test]
@@ -246,7 +260,8 @@ fn set_user_id_runs() {
     // SAFETY: as above.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const kept) }, 0);
 
-    let program = std::env::current_exe().unwrap();
+    // In directories that are root's alone; the machine's own shell is.
+    let program = std::fs::canonicalize("/bin/sh").unwrap();
     let file = File::open(&program).unwrap();
     let fd = usize::try_from(file.as_raw_fd()).unwrap();
     let given = stack(
@@ -275,12 +290,14 @@ fn set_user_id_runs() {
     );
     assert_eq!((core_limit().rlim_cur, core_limit().rlim_max), (0, kept.rlim_max));
 
-    // What has no name, or one that says so, gets a name that leads nowhere.
-    let path = program.with_file_name("stacks-test (deleted)");
-    let named = File::create(&path).unwrap();
-    let gone = File::create(program.with_file_name("stacks-test")).unwrap();
-    std::fs::remove_file(program.with_file_name("stacks-test")).unwrap();
-    for fd in [named.as_raw_fd(), gone.as_raw_fd(), 999_999, i32::MAX] {
+    // What has no name, or one that says so, or one that others can give to another file, gets a name
+    // that leads nowhere.
+    let directory = std::env::temp_dir(); // everybody's
+    let path = directory.join(format!("stacks-test-{}", std::process::id()));
+    let others = File::create(&path).unwrap();
+    let gone = File::create(path.with_extension("gone")).unwrap();
+    std::fs::remove_file(path.with_extension("gone")).unwrap();
+    for fd in [others.as_raw_fd(), gone.as_raw_fd(), 999_999, i32::MAX] {
         let fd = usize::try_from(fd).unwrap();
         let launched =
             stack(&["qemu", "-D", "x"], &[], &[(AT_EXECFD, fd), (AT_SECURE, 1)]).launched();
