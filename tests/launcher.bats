@@ -35,7 +35,7 @@ setup_file() {
 teardown_file() {
     as_root rmi localhost/only >/dev/null
     as_alice rmi localhost/only >/dev/null
-    rm -rf /var/lib/toolbx-arch/emulators
+    toolbx-arch prepare >/dev/null
 }
 
 plain_emulator() {
@@ -48,13 +48,12 @@ start() { # plain|copy|prepared engine podman-run-option…
     rm -rf /etc/toolbx-arch /var/lib/toolbx-arch/emulators
     case $1 in
     plain) plain_emulator ;;
-    prepared) toolbx-arch prepare >/dev/null ;;
+    prepared) toolbx-arch prepare arm64 >/dev/null ;;
     esac
     engine=$2
     $engine rm --all --force --time 0 >/dev/null
     $engine run --detach --name c --user root $annotated "${@:3}" localhost/debian sleep infinity >/dev/null
-    # Flag C. Where the policy does not ask for it, it means that this is the launcher.
-    logged 'scope="private"' 'targets[0].flags="OPFC"'
+    logged 'scope="private"' 'targets[0].flags="OPFC"' "targets[0].launcher=\"${1/plain/none}\""
     $engine exec --interactive c sh -c 'tar -xC / && setcap cap_kill=ep /usr/local/bin/capable' <"$RUN/guests.tar"
 }
 
@@ -228,8 +227,8 @@ END
         start $launcher
         in_c root 'useradd other; echo other:word | chpasswd; echo "other ALL=(ALL) ALL" >/etc/sudoers.d/other'
         each_prints user <<'END'
-export QEMU_STRACE=1 QEMU_LOG_FILENAME=/etc/by-su FOO=bar; echo secret | su -c 'echo $FOO $(env | grep -c QEMU) $(id -u)' => bar 0 0
-QEMU_STRACE=1 QEMU_LOG_FILENAME=/etc/by-sudo FOO=bar sudo -E sh -c 'echo $FOO $(env | grep -c QEMU) $(id -u)' => bar 0 0
+export QEMU_STRACE=1 QEMU_LOG_FILENAME=/etc/by-su FOO=bar; echo secret | su -c 'echo $FOO $(env | grep -c ^QEMU) $(id -u)' => bar 0 0
+QEMU_STRACE=1 QEMU_LOG_FILENAME=/etc/by-sudo FOO=bar sudo -E sh -c 'echo $FOO $(env | grep -c ^QEMU) $(id -u)' => bar 0 0
 sudo sh -c 'echo .$FOO $SUDO_USER' => . user
 ls -A /etc | grep ^by- =>
 echo wrong | su -c id =>
