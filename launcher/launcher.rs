@@ -4,7 +4,7 @@
 //! The kernel maps the whole file; the launcher edits what the kernel has put on the stack (the
 //! arguments, the environment, the auxiliary vector) and jumps to the emulator's own entry point. So
 //! the emulator gets options that the guest does not see, and in a set-user-ID run nothing by which
-//! the caller could steer it. An ordinary run makes no system call here.
+//! the caller could steer it. An ordinary run whose standard streams are open makes no system call here.
 //!
 //! It has no libc, no writable data, no relocations and no way to panic: `launcher.ld` and the linker
 //! refuse it otherwise. Sources: `fs/binfmt_misc.c` (`load_misc_binary`), `fs/binfmt_elf.c`
@@ -38,6 +38,7 @@ const STX_DEV: usize = 136;
 const GO_WRITE: u8 = 0o022;
 /// The longest path that the kernel gives or takes, its NUL included (`include/uapi/linux/limits.h`).
 const PATH_MAX: usize = 4096;
+const STDERR: usize = 2;
 /// The first descriptor that is no standard stream.
 const FIRST_FREE: usize = 3;
 /// What a shell says of a program that could not be executed.
@@ -49,8 +50,13 @@ const EXIT_NOT_EXECUTED: usize = 126;
 static DROPPED: [u8; 27] = *b"QEMU_\0LD_\0GLIBC_TUNABLES=\0\0";
 /// Ends QEMU's options: what follows is the program, whatever its name looks like.
 static END_OF_OPTIONS: [u8; 3] = *b"--\0";
-/// A name that no file has, so that nothing can be executed by it (`getname` refuses it: ENOENT).
-static DEAD_NAME: [u8; 1] = [0];
+/// No file has this name, so nothing can be executed by it (`getname` refuses it: ENOENT); where a
+/// call takes it (`AT_EMPTY_PATH`), it stands for the descriptor.
+static EMPTY: [u8; 1] = [0];
+/// Said where a copy is executed for anything else than what it is for.
+static REFUSAL: [u8; 102] =
+    *b"toolbx-arch: this copy of the emulator runs what the kernel gives it; execute the emulator's own file
+";
 /// Where the kernel shows what a descriptor was opened from.
 static DESCRIPTORS: [u8; 14] = *b"/proc/self/fd/";
 
@@ -180,6 +186,8 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
             if start.argc == 2 && **(start.argv.add(1) as *const *const u8) == b'-' {
                 return sp;
             }
+            let (text, length) = (&raw const REFUSAL as usize, REFUSAL.len());
+            system_call(nr::WRITE, [STDERR, text, length, 0, 0]);
             exit();
         }
         // A user or group that changed, capabilities of a file, or what a security module says.
@@ -310,20 +318,20 @@ unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
             }
             i -= 1;
         }
-        let length = system_call(
+        let taken = system_call(
             nr::READLINKAT,
             [AT_FDCWD, link as usize, buffer as usize, PATH_MAX - 1, 0],
         );
         // A file that is gone ends in " (deleted)", one of another root begins with "(unreachable)".
         // Who names a file so that it looks like that cannot have its path.
-        if length <= 0 || *buffer != b'/' || *buffer.add(length as usize - 1) == b')' {
-            return (&raw const DEAD_NAME).cast();
+        if taken <= 0 || *buffer != b'/' || *buffer.add(taken as usize - 1) == b')' {
+            return (&raw const EMPTY).cast();
         }
-        *buffer.add(length as usize) = 0;
+        *buffer.add(taken as usize) = 0;
         if is_roots_alone(buffer) && leads_to(buffer, fd) {
             buffer
         } else {
-            (&raw const DEAD_NAME).cast()
+            (&raw const EMPTY).cast()
         }
     }
 }
@@ -341,9 +349,7 @@ unsafe fn is_roots_alone(path: *mut u8) -> bool {
                 *after = 0;
                 let is_known = look(AT_FDCWD, path, &mut status);
                 *after = kept;
-                let status = status.as_ptr().cast::<u8>();
-                let owner = status.add(STX_UID).cast::<u32>().read_unaligned();
-                if !is_known || owner != 0 || *status.add(STX_MODE) & GO_WRITE != 0 {
+                if !is_known || !is_roots(&status) {
                     return false;
                 }
             }
@@ -353,13 +359,22 @@ unsafe fn is_roots_alone(path: *mut u8) -> bool {
     }
 }
 
+/// Whether what was looked at belongs to root, and nobody else may write it.
+unsafe fn is_roots(status: &Status) -> bool {
+    unsafe {
+        let status = status.as_ptr().cast::<u8>();
+        let owner = status.add(STX_UID).cast::<u32>().read_unaligned();
+        owner == 0 && *status.add(STX_MODE) & GO_WRITE == 0
+    }
+}
+
 /// Whether the path is that of this very file. Where /proc is not mounted, it may have come from
 /// somebody who made a directory of that name.
 unsafe fn leads_to(path: *const u8, fd: usize) -> bool {
     unsafe {
         let (mut there, mut here) = (Status::uninit(), Status::uninit());
         let are_known =
-            look(AT_FDCWD, path, &mut there) && look(fd, (&raw const DEAD_NAME).cast(), &mut here);
+            look(AT_FDCWD, path, &mut there) && look(fd, (&raw const EMPTY).cast(), &mut here);
         let word = |status: &Status, at| {
             status.as_ptr().cast::<u8>().add(at).cast::<u64>().read_unaligned()
         };
@@ -418,6 +433,7 @@ fn exit() -> ! {
 /// The kernel's numbers: `arch/x86/entry/syscalls/syscall_64.tbl`, `include/uapi/asm-generic/unistd.h`.
 #[cfg(target_arch = "x86_64")]
 mod nr {
+    pub const WRITE: usize = 1;
     pub const CLOSE: usize = 3;
     pub const FCNTL: usize = 72;
     pub const EXIT_GROUP: usize = 231;
@@ -429,6 +445,7 @@ mod nr {
 mod nr {
     pub const FCNTL: usize = 25;
     pub const CLOSE: usize = 57;
+    pub const WRITE: usize = 64;
     pub const READLINKAT: usize = 78;
     pub const EXIT_GROUP: usize = 94;
     pub const PRLIMIT64: usize = 261;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 /// One of QEMU's options, by the name that annotations and the policy use.
@@ -37,6 +38,9 @@ const ARGUMENTS: [(Argument, &str, &str, &str); 6] = [
     (Argument::Strace, "strace", "-strace", "true or false"),
 ];
 
+/// The longest name of a file, in bytes (`include/uapi/linux/limits.h`): a handler's emulator is opened
+/// by this one.
+const NAME_MAX: usize = 255;
 /// What ends the options that set-user-ID programs have too.
 const NOT_SECURE: &str = "!";
 
@@ -108,7 +112,7 @@ pub struct Value(String);
 
 impl Value {
     /// Fails, saying what is expected, on anything else.
-    pub fn new(argument: Argument, text: &str) -> Result<Self, String> {
+    pub fn new(argument: Argument, text: &str) -> std::result::Result<Self, String> {
         if argument.accepts(text) {
             Ok(Self(text.to_owned()))
         } else {
@@ -124,11 +128,12 @@ pub struct Arguments(BTreeMap<Argument, Value>);
 
 impl TryFrom<BTreeMap<Argument, String>> for Arguments {
     type Error = String;
-    fn try_from(map: BTreeMap<Argument, String>) -> Result<Self, String> {
-        map.into_iter()
-            .map(|(argument, text)| Ok((argument, Value::new(argument, &text)?)))
-            .collect::<Result<_, _>>()
-            .map(Self)
+    fn try_from(map: BTreeMap<Argument, String>) -> std::result::Result<Self, String> {
+        let mut arguments = Self::default();
+        for (argument, text) in map {
+            arguments.set(argument, Some(Value::new(argument, &text)?));
+        }
+        Ok(arguments)
     }
 }
 
@@ -142,15 +147,25 @@ impl Arguments {
     /// Sets one, or, without a value, leaves it to the emulator.
     pub fn set(&mut self, argument: Argument, value: Option<Value>) {
         match value {
+            Some(Value(value)) if argument == Argument::Strace && value == "false" => {
+                self.0.remove(&argument)
+            }
             Some(value) => self.0.insert(argument, value),
             None => self.0.remove(&argument),
         };
     }
 
-    /// A handler's interpreter: the emulator's file name and these, separated by blanks.
-    #[must_use]
-    pub fn interpreter(&self, emulator: &str) -> String {
-        format!("{emulator}{self}")
+    /// A handler's interpreter: the emulator's file name and these, separated by blanks. Fails where
+    /// that is longer than the name of a file can be.
+    pub fn interpreter(&self, emulator: &str) -> Result<String> {
+        let interpreter = format!("{emulator}{self}");
+        ensure!(
+            interpreter.len() <= NAME_MAX,
+            "the arguments of {emulator} take {} bytes with its name, of {NAME_MAX} that there are; \
+             shorten the annotations toolbx.arch.* or the policy's emulator_arguments",
+            interpreter.len()
+        );
+        Ok(interpreter)
     }
 
     /// Understands what [`Self::interpreter`] made: the file name and the arguments. `None` for
@@ -165,7 +180,7 @@ impl Arguments {
             let text = if argument == Argument::Strace { "true" } else { words.next()? };
             arguments.set(argument, Some(Value::new(argument, text).ok()?));
         }
-        (arguments.interpreter(emulator) == interpreter).then_some((emulator, arguments))
+        (format!("{emulator}{arguments}") == interpreter).then_some((emulator, arguments))
     }
 }
 
@@ -175,10 +190,7 @@ impl fmt::Display for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (argument, Value(value)) in &self.0 {
             match argument {
-                Argument::Strace if value == "true" => {
-                    write!(f, " {NOT_SECURE} {}", argument.option())?;
-                }
-                Argument::Strace => {}
+                Argument::Strace => write!(f, " {NOT_SECURE} {}", argument.option())?,
                 _ => write!(f, " {} {value}", argument.option())?,
             }
         }
@@ -190,7 +202,7 @@ impl fmt::Display for Arguments {
 mod tests {
     use super::*;
 
-    fn arguments(list: &[(&str, &str)]) -> Result<Arguments, String> {
+    fn arguments(list: &[(&str, &str)]) -> std::result::Result<Arguments, String> {
         let named =
             |(name, value): &(&str, &str)| (Argument::find(name).unwrap(), (*value).to_owned());
         list.iter().map(named).collect::<BTreeMap<_, _>>().try_into()
@@ -235,10 +247,14 @@ mod tests {
             (&[("strace", "true"), ("uname", "6"), ("stack-size", "1M")], "q -s 1M -r 6 ! -strace"),
         ] {
             let arguments = arguments(list).unwrap();
-            assert_eq!(arguments.interpreter("q"), written);
+            assert_eq!(arguments.interpreter("q").unwrap(), written);
             assert_eq!(Arguments::of_interpreter(written), Some(("q", arguments)));
         }
-        assert_eq!(arguments(&[("strace", "false")]).unwrap().interpreter("q"), "q");
+        assert!(arguments(&[("strace", "false")]).unwrap().is_empty());
+        let long = "a".repeat(64);
+        let longest = arguments(&[("uname", &long), ("cpu", &long.repeat(2))]).unwrap();
+        assert!(longest.interpreter(&"q".repeat(255 - 10 - 3 * 64)).is_ok());
+        assert!(longest.interpreter(&"q".repeat(256 - 10 - 3 * 64)).is_err());
     }
 
     #[test]

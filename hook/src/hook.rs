@@ -110,14 +110,21 @@ pub struct Emulation {
     pub emulator: Emulator,
     /// What is to be registered.
     pub handler: Handler,
+    /// How the emulator is started.
+    pub launch: Launch,
+    /// Why the emulator's file is not shown in the container, if it is not.
+    pub not_shown: Option<&'static str>,
+}
+
+/// How an emulator is started.
+#[derive(Debug)]
+pub struct Launch {
     /// What the handler holds.
     pub form: Form,
     /// What the emulator is told; nothing without the launcher.
     pub arguments: Arguments,
-    /// Why there is no prepared copy, where there should be one.
+    /// Why there is no prepared copy, where there could be one.
     pub unprepared: Option<String>,
-    /// Why the emulator's file is not shown in the container, if it is not.
-    pub not_shown: Option<&'static str>,
 }
 
 /// What was decided for a container.
@@ -341,7 +348,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
         bail!(
             "annotations toolbx.arch.*: the container has no user namespace of its own, so what the \
              emulator of {} is told is not for it to say; run it with --userns=auto, or as an \
-             ordinary user",
+             ordinary user, or see PLAIN SUDO PODMAN RUN in toolbx-arch-hook(8)",
             arch.name
         );
     }
@@ -445,25 +452,27 @@ fn emulations(
     container: &Container,
     rules: &Rules,
 ) -> Result<Vec<Emulation>> {
-    let all = targets.iter().map(|arch| emulation(arch, wish, container, rules));
-    if !wish.as_found {
-        return all.collect();
+    let (mut emulations, mut missing) = (Vec::new(), None);
+    for arch in targets {
+        match emulator::find(arch, rules.policy, rules.caller) {
+            Err(why) if wish.as_found => missing = missing.or(Some(why)),
+            emulator => emulations.push(emulation(arch, emulator?, wish, container, rules)?),
+        }
     }
-    let (found, mut missing): (Vec<_>, Vec<_>) = all.partition(Result::is_ok);
-    if found.is_empty() {
-        return Err(missing.remove(0).expect_err("partitioned"));
+    match missing {
+        Some(why) if emulations.is_empty() => Err(why),
+        _ => Ok(emulations),
     }
-    found.into_iter().collect()
 }
 
 fn emulation(
     arch: &'static Arch,
+    emulator: Emulator,
     wish: &Wish,
     container: &Container,
     rules: &Rules,
 ) -> Result<Emulation> {
     let policy = rules.policy;
-    let emulator = emulator::find(arch, policy, rules.caller)?;
     let not_shown = match container.emulator_place {
         EmulatorPlace::Dev(_) if container.maps_owner_of(&emulator) => {
             Some("its owner is somebody in the container, who could change it")
@@ -474,21 +483,11 @@ fn emulation(
     let may_have_credentials = container.scope == Scope::Private
         && policy.credentials != Credentials::Never
         && !container.has_hosts_root(rules.caller);
-    let Told { arguments, asked } = wish.told(arch);
-    // Nobody needs every emulator that there is so much that all are copied.
-    let needs_launcher = !wish.as_found && (may_have_credentials || !arguments.is_empty());
-    let (form, unprepared) = form(&emulator, needs_launcher, rules);
-    let is_plain = matches!(form, Form::Plain);
-    ensure!(
-        !(is_plain && asked) || arguments.is_empty(),
-        "the emulator {} can be told nothing without the launcher: {}",
-        emulator.path.display(),
-        unprepared.as_deref().unwrap_or("the policy's launcher says never")
-    );
-    let arguments = if is_plain { Arguments::default() } else { arguments };
+    let launch = launch(&emulator, arch, wish, may_have_credentials, policy, rules.caller)?;
+    let is_plain = matches!(launch.form, Form::Plain);
     let name = emulator.path.file_name().unwrap_or_default().to_string_lossy();
     let interpreter = match not_shown {
-        _ if !is_plain => arguments.interpreter(&name).into(),
+        _ if !is_plain => launch.arguments.interpreter(&name)?.into(),
         None => visible_path(&emulator.path),
         Some(_) => emulator.path.clone(),
     };
@@ -500,25 +499,62 @@ fn emulation(
         emulator: emulator.path.clone(),
         credentials: may_have_credentials && is_safe,
         pinned: policy.emulator_sha256.get(arch.name).is_some(),
-        arguments_asked: asked,
+        arguments_asked: wish.told(arch).asked,
     };
-    Ok(Emulation { emulator, handler, form, arguments, unprepared, not_shown })
+    Ok(Emulation { emulator, handler, launch, not_shown })
 }
 
-/// In which form `emulator` is to be used, and why it is not prepared, if it is not. Only an emulator
-/// that `needs_launcher` is copied.
-fn form(emulator: &Emulator, needs_launcher: bool, rules: &Rules) -> (Form, Option<String>) {
-    if rules.policy.launcher == Launcher::Never {
+/// How `emulator` is to be started for programs of `arch`: with the launcher, where that can be and
+/// makes a difference, for arguments or for flag C.
+///
+/// Fails where an annotation asks for arguments that it cannot have.
+pub fn launch(
+    emulator: &Emulator,
+    arch: &Arch,
+    wish: &Wish,
+    may_have_credentials: bool,
+    policy: &Policy,
+    caller: Caller,
+) -> Result<Launch> {
+    let Told { arguments, asked } = wish.told(arch);
+    // Nobody needs every emulator that there is so much that all are copied.
+    let matters = asked || !wish.as_found && (may_have_credentials || !arguments.is_empty());
+    let (form, unprepared) = form(emulator, matters, policy, caller);
+    if !matches!(form, Form::Plain) {
+        return Ok(Launch { form, arguments, unprepared });
+    }
+    ensure!(
+        !asked || arguments.is_empty(),
+        "the emulator {} can be told nothing without the launcher ({}); remove the annotations \
+         toolbx.arch.*, or set the policy's launcher to copy",
+        emulator.path.display(),
+        unprepared.as_deref().unwrap_or("the policy says never")
+    );
+    Ok(Launch { form, arguments: Arguments::default(), unprepared })
+}
+
+/// In which form `emulator` is to be used, and why it is not prepared, if it is not. Only one for which
+/// the launcher `matters` is copied.
+fn form(
+    emulator: &Emulator,
+    matters: bool,
+    policy: &Policy,
+    caller: Caller,
+) -> (Form, Option<String>) {
+    if policy.launcher == Launcher::Never {
         return (Form::Plain, None);
     }
-    let unprepared = match launcher::prepared(emulator, rules.caller) {
-        Ok(Some(file)) => return (Form::Prepared(file), None),
-        Ok(None) => "no prepared copy; run: toolbx-arch prepare".to_owned(),
-        Err(error) => message::line(&error),
+    if !launcher::is_available() {
+        return (Form::Plain, Some("there is no launcher for this machine's processor".into()));
+    }
+    let why = match launcher::Copy::of(emulator, caller) {
+        launcher::Copy::Fresh(file) => return (Form::Prepared(file), None),
+        launcher::Copy::Stale(why) => why,
+        launcher::Copy::Missing => "there is no prepared copy".into(),
     };
-    let may_copy = rules.policy.launcher == Launcher::Copy && launcher::is_available();
-    let form = if may_copy && needs_launcher { Form::Copy } else { Form::Plain };
-    (form, Some(unprepared))
+    let may_copy = policy.launcher == Launcher::Copy;
+    let form = if may_copy && matters { Form::Copy } else { Form::Plain };
+    (form, Some(format!("{why}; run: sudo toolbx-arch prepare")))
 }
 
 /// What of the visible handlers is to be registered again, the newest first, and what cannot be.
@@ -561,7 +597,7 @@ fn carry(entry: &Entry, rules: &Rules) -> Result<Carry> {
 fn launched_program(entry: &Entry, arguments: &Arguments, rules: &Rules) -> Result<Program> {
     let arch = ARCHES.iter().find(|arch| entry.is_for(arch)).context("it is for no target")?;
     let emulator = emulator::find(arch, rules.policy, rules.caller)?;
-    match form(&emulator, true, rules) {
+    match form(&emulator, true, rules.policy, rules.caller) {
         (Form::Prepared(file), _) => Ok(Program::File(file)),
         (Form::Copy, _) => Ok(Program::Copy(emulator)),
         (Form::Plain, _) if arguments.is_empty() => Ok(Program::File(emulator.file)),
@@ -623,14 +659,14 @@ fn emulated(plan: &Plan) -> Value {
 }
 
 fn target(emulation: &Emulation) -> Value {
-    let Emulation { emulator, handler, form, arguments, unprepared, .. } = emulation;
+    let Emulation { emulator, handler, launch, .. } = emulation;
     json!({
         "target": handler.arch.name,
         "emulator": emulator.path.display().to_string(),
         "interpreter": handler.interpreter.display().to_string(),
-        "launcher": form.name(),
-        "unprepared": unprepared,
-        "arguments": arguments.to_string().trim_start(),
+        "launcher": launch.form.name(),
+        "unprepared": launch.unprepared,
+        "arguments": launch.arguments.to_string().trim_start(),
         "flags": handler.flags(),
     })
 }

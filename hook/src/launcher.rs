@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::binfmt::hex;
 use crate::elf::{self, Program};
 use crate::emulator::Emulator;
-use crate::message::Call;
+use crate::message::{self, Call};
 use crate::policy::Sha256Sum;
 use crate::trust::{self, Caller};
 
@@ -28,8 +30,8 @@ pub const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher")
 pub const PREPARED: &str = "/var/lib/toolbx-arch/emulators";
 /// Changes with the way in which copies are made.
 const FORMAT: u32 = 1;
-/// The size of a record, which blanks fill up.
-const RECORD_LEN: usize = 512;
+/// The size of a record, which blanks fill up: enough for a path of half a page.
+const RECORD_LEN: usize = 3072;
 /// The smallest page of any machine that runs the launcher, and more than the largest (64 KiB).
 const ALIGNMENTS: std::ops::RangeInclusive<u64> = 4096..=64 << 20;
 /// The size of a program header (`e_phentsize`), and offsets in the ELF header, of 64-bit files.
@@ -45,11 +47,11 @@ pub fn is_available() -> bool {
 
 /// Writes `emulator` with the launcher in it to `to`, which is empty.
 ///
-/// Fails where the file is not what its headers say, or is wrapped already, and where it cannot be
+/// Fails where the file is not what its headers say, or is a prepared copy, and where it cannot be
 /// written.
 pub fn wrap(mut emulator: &File, program: &Program, mut to: &File) -> Result<()> {
     let length = emulator.metadata().call(|| "fstat".into())?.len();
-    ensure!(Record::read(emulator).is_none(), "has the launcher in it already");
+    ensure!(Record::read(emulator).is_none(), "is a prepared copy; name the emulator itself");
     let segment = segment(program, length)?;
     emulator.rewind().call(|| "lseek".into())?;
     std::io::copy(&mut emulator, &mut to).call(|| "copy".into())?;
@@ -153,6 +155,8 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Source {
+    /// Where it is.
+    path: PathBuf,
     /// In bytes.
     size: u64,
     /// Seconds and nanoseconds. Some systems set all to the same.
@@ -191,8 +195,7 @@ impl Record {
     }
 
     /// Whether a copy made from `emulator` now would be the same.
-    #[must_use]
-    pub fn is_of(&self, emulator: &Emulator) -> bool {
+    fn is_of(&self, emulator: &Emulator) -> bool {
         self.format == FORMAT
             && self.launcher == launcher_sum()
             && Source::of(emulator).is_ok_and(|source| source == self.source)
@@ -204,6 +207,7 @@ impl Source {
     fn of(emulator: &Emulator) -> Result<Self> {
         let metadata = emulator.file.metadata().call(|| "fstat".into())?;
         Ok(Self {
+            path: emulator.path.clone(),
             size: metadata.len(),
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
             build_id: emulator.program.build_id.as_deref().map(hex),
@@ -215,27 +219,72 @@ fn launcher_sum() -> String {
     Sha256Sum::new(Sha256::digest(LAUNCHER).into()).to_string()
 }
 
-/// Where the prepared copy of `emulator` is, if there is one.
-#[must_use]
-pub fn prepared_path(emulator: &Emulator) -> PathBuf {
-    Path::new(PREPARED).join(emulator.path.file_name().unwrap_or_default())
+/// What there is of the prepared copy of an emulator.
+#[derive(Debug)]
+pub enum Copy {
+    /// One to be used: made from the emulator as it is now, and nobody but root can write it.
+    Fresh(File),
+    /// One that is not to be used, for this reason.
+    Stale(String),
+    /// None.
+    Missing,
 }
 
-/// The prepared copy of `emulator`, open, if it is fresh and nobody else could have written it;
-/// otherwise what is wrong with it. `Ok(None)` if there is none.
-pub fn prepared(emulator: &Emulator, caller: Caller) -> Result<Option<File>> {
-    if !is_available() {
-        return Ok(None);
+impl Copy {
+    /// Where that of `emulator` is, if there is one.
+    #[must_use]
+    pub fn path(emulator: &Emulator) -> PathBuf {
+        Path::new(PREPARED).join(emulator.path.file_name().unwrap_or_default())
     }
-    let path = prepared_path(emulator);
-    let Some(file) = trust::open(&path, caller, &["var"])? else { return Ok(None) };
-    let mode = file.metadata().call(|| format!("fstat {}", path.display()))?.mode();
-    let is_fresh = Record::read(&file).is_some_and(|record| record.is_of(emulator));
-    ensure!(
-        is_fresh && mode & 0o111 != 0,
-        "{} is not made from {} as it is now; run: toolbx-arch prepare",
-        path.display(),
-        emulator.path.display()
-    );
-    Ok(Some(file))
+
+    /// Looks for that of `emulator`. One of another file of that name is none.
+    #[must_use]
+    pub fn of(emulator: &Emulator, caller: Caller) -> Self {
+        let path = Self::path(emulator);
+        match trust::open(&path, caller, &["var"]) {
+            Ok(None) => Self::Missing,
+            Ok(Some(_)) if !is_available() => Self::Missing,
+            Ok(Some(file)) => Self::opened(file, &path, emulator),
+            Err(why) => Self::Stale(message::line(&why)),
+        }
+    }
+
+    fn opened(file: File, path: &Path, emulator: &Emulator) -> Self {
+        let record = Record::read(&file);
+        let is_executable = file.metadata().is_ok_and(|metadata| metadata.mode() & 0o111 != 0);
+        match record {
+            Some(record) if record.source.path != emulator.path => Self::Missing,
+            Some(record) if record.is_of(emulator) && is_executable => Self::Fresh(file),
+            Some(record) if record.is_of(emulator) => {
+                Self::Stale(format!("{} is not executable", path.display()))
+            }
+            _ => Self::Stale(format!(
+                "{} is not made from {} as it is now",
+                path.display(),
+                emulator.path.display()
+            )),
+        }
+    }
+
+    /// As people and programs are told it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Fresh(_) => "fresh",
+            Self::Stale(_) => "stale",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// Gives `to` the label by which `SELinux` lets containers execute `from`.
+pub fn copy_label(from: &File, to: &File) -> Result<()> {
+    const LABEL: &str = "security.selinux";
+    let mut label = [0; 4096];
+    match rustix::fs::fgetxattr(from, LABEL, &mut label) {
+        Ok(length) => rustix::fs::fsetxattr(to, LABEL, &label[..length], XattrFlags::empty())
+            .call(|| format!("fsetxattr {LABEL}")),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno).call(|| format!("fgetxattr {LABEL}")),
+    }
 }

@@ -69,7 +69,7 @@ pub struct Carried {
 /// other container would have registered.
 pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
-    let Inside { place, pinned } = match go_in(plan) {
+    let Inside { place, pinned, room } = match go_in(plan) {
         Err(why) => return Ok(Applied::Refused(why)),
         inside => inside?,
     };
@@ -93,7 +93,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         });
     }
     attach(container, &place)?;
-    enter_private_root(&pinned, &copies(plan))?;
+    enter_private_root(&room, &pinned)?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     // Even if that failed: the mount has hidden the others' handlers.
@@ -110,6 +110,8 @@ struct Inside {
     place: OwnedFd,
     /// The emulators, by the paths that their handlers are to have.
     pinned: BTreeMap<PathBuf, OwnedFd>,
+    /// An empty file system, attached nowhere, but for the copies of emulators that are made in it.
+    room: OwnedFd,
 }
 
 /// Enters the container, and shows it the emulators.
@@ -128,7 +130,7 @@ fn go_in(plan: &Plan) -> Result<Inside> {
             make_directories(dev, path.strip_prefix("/dev")?)?
         }
     };
-    Ok(Inside { place, pinned })
+    Ok(Inside { place, pinned, room: room(&copies(plan))? })
 }
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
@@ -166,7 +168,7 @@ fn files(plan: &Plan) -> impl Iterator<Item = (PathBuf, &File)> {
         _ => None,
     });
     let ours = plan.emulations.iter().filter_map(|emulation| {
-        let file = match &emulation.form {
+        let file = match &emulation.launch.form {
             Form::Plain => &emulation.emulator.file,
             Form::Prepared(file) => file,
             Form::Copy => return None,
@@ -182,7 +184,8 @@ fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
         Some(Program::Copy(emulator)) => Some((&*entry.interpreter, emulator)),
         _ => None,
     });
-    let ours = plan.emulations.iter().filter(|emulation| matches!(emulation.form, Form::Copy));
+    let ours =
+        plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
     others.chain(ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator))).collect()
 }
 
@@ -368,35 +371,38 @@ fn ensure_free_for(plan: &Plan, instance: &Instance, there: &[Entry]) -> Result<
     plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
 }
 
-/// Goes into a mount namespace of the hook's own, which ends with it, and makes an empty file system
-/// the root there. The emulators are attached in it at the paths that their handlers are to have.
-///
-/// The `copies` are made in that file system. So the kernel finds, and pins with flag F, the very files
-/// that were checked, on mounts that are read-only and that no container can reach; and nobody can
-/// change a path under it meanwhile.
-fn enter_private_root(
-    emulators: &BTreeMap<PathBuf, OwnedFd>,
-    copies: &BTreeMap<&Path, &Emulator>,
-) -> Result<()> {
+/// A file system in memory, of the user namespace that the process is in, with these copies in it.
+fn room(copies: &BTreeMap<&Path, &Emulator>) -> Result<OwnedFd> {
     let call = |call: &str| format!("{call} a tmpfs for emulators");
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(std::io::Error::from)
-        .call(|| "unshare a mount namespace".into())?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).call(|| "make / private".into())?;
     let context =
         rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
     rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let room = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .call(|| call("fsmount"))?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(&room, "", CWD, "/", flags).call(|| call("move_mount"))?;
-    rustix::process::fchdir(&room).call(|| call("fchdir"))?;
-    rustix::process::chroot(".").call(|| call("chroot"))?;
-    show(&room, Path::new("/"), emulators)?;
     copies.iter().try_for_each(|(name, emulator)| copy(&room, name, emulator))?;
-    kernel::make_read_only(&room).call(|| call("mount_setattr"))
+    Ok(room)
+}
+
+/// Goes into a mount namespace of the hook's own, which ends with it, and makes `room` the root there.
+/// The emulators are attached in it at the paths that their handlers are to have.
+///
+/// So the kernel finds, and pins with flag F, the very files that were checked, or copies of them, on
+/// mounts that are read-only and that no container can reach; and nobody can change a path under it
+/// meanwhile.
+fn enter_private_root(room: &OwnedFd, emulators: &BTreeMap<PathBuf, OwnedFd>) -> Result<()> {
+    let call = |call: &str| format!("{call} a tmpfs for emulators");
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(std::io::Error::from)
+        .call(|| "unshare a mount namespace".into())?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).call(|| "make / private".into())?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(room, "", CWD, "/", flags).call(|| call("move_mount"))?;
+    rustix::process::fchdir(room).call(|| call("fchdir"))?;
+    rustix::process::chroot(".").call(|| call("chroot"))?;
+    show(room, Path::new("/"), emulators)?;
+    kernel::make_read_only(room).call(|| call("mount_setattr"))
 }
 
 /// Makes a copy of `emulator` with the launcher in it: the file `name` in `room`.
@@ -404,7 +410,10 @@ fn copy(room: &OwnedFd, name: &Path, emulator: &Emulator) -> Result<()> {
     let of = || format!("a copy of {}", emulator.path.display());
     let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
     let file = step(room, name.as_os_str(), create, 0o555).call(|| format!("create {}", of()))?;
-    launcher::wrap(&emulator.file, &emulator.program, &File::from(file)).with_context(of)
+    let file = File::from(file);
+    // Where SELinux does not let us, it may let the container execute the copy all the same.
+    let _ = launcher::copy_label(&emulator.file, &file);
+    launcher::wrap(&emulator.file, &emulator.program, &file).with_context(of)
 }
 
 /// Registers again what would be hidden otherwise, the oldest first, so that the order stays.

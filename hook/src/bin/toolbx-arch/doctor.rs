@@ -9,14 +9,14 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use toolbx_arch::emulator;
 use toolbx_arch::instance::Visible;
-use toolbx_arch::launcher;
+use toolbx_arch::launcher::{self, Copy};
 use toolbx_arch::message;
-use toolbx_arch::policy::{self, Policy};
+use toolbx_arch::policy::{self, Launcher, Policy};
 use toolbx_arch::trust::Caller;
 
 use crate::args::Doctor;
 use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE, PRECREATE};
-use crate::list::{self, Prepared, Target};
+use crate::list::{self, Target};
 use crate::person::{self, Person};
 use crate::terminal::{self, Mark};
 use crate::trial::{self, Trial};
@@ -380,32 +380,42 @@ fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
             targets.iter().filter_map(|target| details(target, caller, trial)).collect();
         let summary = good(WHAT, summary(&targets, &details, trial));
         findings.insert(0, Finding { details: Some(details.into()), ..summary });
-        findings.insert(1, copies(&targets));
+        let policy = Policy::load(caller).map_or(Launcher::Copy, |policy| policy.launcher);
+        findings.insert(1, copies(&targets, policy));
     }
     findings
 }
 
 /// The prepared copies of the emulators that can be used.
-fn copies(targets: &[Target]) -> Finding {
+fn copies(targets: &[Target], policy: Launcher) -> Finding {
     const WHAT: &str = "launcher";
+    const FIX: &str = "run: sudo toolbx-arch prepare";
     let usable: Vec<_> = targets.iter().filter(|target| target.emulator.is_ok()).collect();
+    let fresh = usable.iter().filter(|target| matches!(target.copy, Copy::Fresh(_))).count();
+    let missing = usable.len() - fresh;
     let stale = usable.iter().find_map(|target| match &target.copy {
-        Prepared::Stale(why) => Some(why),
+        Copy::Stale(why) => Some(why),
         _ => None,
     });
-    let fresh = usable.iter().filter(|target| matches!(target.copy, Prepared::Fresh)).count();
-    if let Some(why) = stale {
-        return warning(WHAT, why, "run: sudo toolbx-arch prepare");
+    match (policy, stale) {
+        _ if !launcher::is_available() => {
+            good(WHAT, "there is none for this machine's processor; sudo gets no rights")
+        }
+        (Launcher::Never, _) => good(WHAT, "the policy says never; sudo gets no rights"),
+        (_, Some(why)) => warning(WHAT, why, FIX),
+        _ if missing == 0 => good(WHAT, format!("{fresh} copies of emulators are prepared")),
+        (Launcher::Prepared, _) => {
+            let says = format!("{missing} emulators are not prepared, so sudo gets no rights");
+            warning(WHAT, says, FIX)
+        }
+        (Launcher::Copy, _) => {
+            let says = format!(
+                "{fresh} copies of emulators are prepared; {missing} are made in memory for each \
+                 container that needs them; to prepare them, {FIX}"
+            );
+            good(WHAT, says)
+        }
     }
-    let says = match (launcher::is_available(), usable.len() - fresh) {
-        (false, _) => "there is none for this machine's processor; sudo gives no rights".into(),
-        (true, 0) => format!("{fresh} copies of emulators are prepared"),
-        (true, missing) => format!(
-            "{fresh} copies of emulators are prepared, and {missing} are made in memory for each \
-             container; to prepare them all, run: sudo toolbx-arch prepare"
-        ),
-    };
-    good(WHAT, says)
 }
 
 /// The devices that were installed, for Docker and others.

@@ -16,11 +16,10 @@ use toolbx_arch::emulator;
 use toolbx_arch::hook::{self, Decision, Emulation};
 use toolbx_arch::instance::Visible;
 use toolbx_arch::labels;
-use toolbx_arch::launcher;
 use toolbx_arch::message;
 use toolbx_arch::oci::{Root, State};
 use toolbx_arch::orders::Orders;
-use toolbx_arch::policy::{self, Launcher, Policy, Userns};
+use toolbx_arch::policy::{self, Credentials, Policy, Userns};
 use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
@@ -28,7 +27,7 @@ use toolbx_arch::trust::Caller;
 
 use crate::args::Explain;
 use crate::subject::Subject;
-use crate::{caller, history, podman, terminal};
+use crate::{caller, history, list, podman, terminal};
 
 pub fn run(arguments: &Explain) -> Result<()> {
     let subject = match (&arguments.bundle, &arguments.name) {
@@ -174,7 +173,7 @@ impl From<Decision> for Outcome {
 
 impl From<&Emulation> for Target {
     fn from(emulation: &Emulation) -> Self {
-        let Emulation { emulator, handler, form, arguments, not_shown, .. } = emulation;
+        let Emulation { emulator, handler, launch, not_shown } = emulation;
         let shown = match not_shown {
             None => format!("shown at {}", visible_path(&emulator.path).display()),
             Some(why) => format!("not shown: {why}"),
@@ -182,8 +181,8 @@ impl From<&Emulation> for Target {
         Self {
             arch: handler.arch,
             emulator: emulator.path.clone(),
-            arguments: arguments.clone(),
-            handler: Some(Handler { flags: handler.flags(), launcher: form.name(), shown }),
+            arguments: launch.arguments.clone(),
+            handler: Some(Handler { flags: handler.flags(), launcher: launch.form.name(), shown }),
         }
     }
 }
@@ -213,20 +212,23 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
     if scope == Scope::Host {
         return hook::inherit(visible.as_ref(), &wish.targets).map(Outcome::from);
     }
-    let is_served = visible.is_some_and(|visible| visible.lacks(&wish.targets).is_none());
+    let is_served = visible.is_some_and(|visible| visible.lacks(&wish.targets).is_none())
+        && !wish.targets.iter().any(|arch| wish.told(arch).asked);
     if scope == Scope::Shared && is_served {
         return Ok(Outcome::Inherited(scope));
     }
     let find = |arch: &&'static Arch| -> Result<Target> {
-        let emulator = emulator::find(arch, &policy, caller)?.path;
-        let has_launcher = policy.launcher != Launcher::Never && launcher::is_available();
-        let arguments = if has_launcher { wish.told(arch).arguments } else { Arguments::default() };
+        let emulator = emulator::find(arch, &policy, caller)?;
+        let may_have_credentials =
+            scope == Scope::Private && policy.credentials != Credentials::Never;
+        let launch = hook::launch(&emulator, arch, &wish, may_have_credentials, &policy, caller)?;
+        let (emulator, arguments) = (emulator.path, launch.arguments);
         Ok(Target { arch, emulator, arguments, handler: None })
     };
     let mut targets = Vec::new();
     for target in wish.targets.iter().map(find) {
         match target {
-            Err(_) if wish.as_found => {}
+            Err(why) if wish.as_found && list::is_missing(&why) => {}
             target => targets.push(target?),
         }
     }

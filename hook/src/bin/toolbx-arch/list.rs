@@ -10,7 +10,7 @@ use toolbx_arch::arguments::Arguments;
 use toolbx_arch::binfmt::{Entry, serving};
 use toolbx_arch::emulator::{self, Emulator};
 use toolbx_arch::instance::Visible;
-use toolbx_arch::launcher;
+use toolbx_arch::launcher::Copy;
 use toolbx_arch::message;
 use toolbx_arch::policy::Policy;
 use toolbx_arch::trust::Caller;
@@ -23,43 +23,14 @@ pub struct Target {
     pub arch: &'static Arch,
     /// What the hook would use, or why it would use nothing.
     pub emulator: Result<Emulator>,
-    /// Whether there is a prepared copy of it.
-    pub copy: Prepared,
+    /// Its prepared copy.
+    pub copy: Copy,
     /// What it is told, by the policy.
     pub arguments: Arguments,
     /// What the policy says.
     pub is_allowed: bool,
     /// What the host runs its programs with, if it does.
     pub host_handler: Option<Entry>,
-}
-
-/// Whether there is a prepared copy of an emulator.
-pub enum Prepared {
-    /// As it should be.
-    Fresh,
-    /// There is one that the hook does not use, for this reason.
-    Stale(String),
-    /// There is none.
-    Missing,
-}
-
-impl Prepared {
-    fn of(emulator: &Emulator, caller: Caller) -> Self {
-        match launcher::prepared(emulator, caller) {
-            Ok(Some(_)) => Self::Fresh,
-            Ok(None) => Self::Missing,
-            Err(why) => Self::Stale(message::line(&why)),
-        }
-    }
-
-    /// As `list` and `prepare` write it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Stale(_) => "stale",
-            Self::Missing => "missing",
-        }
-    }
 }
 
 pub fn run(arguments: &List) -> Result<()> {
@@ -100,7 +71,7 @@ pub fn targets(caller: Caller) -> Result<Vec<Target>> {
         let emulator = emulator::find(arch, &policy, caller);
         Target {
             arch,
-            copy: emulator.as_ref().map_or(Prepared::Missing, |found| Prepared::of(found, caller)),
+            copy: emulator.as_ref().map_or(Copy::Missing, |found| Copy::of(found, caller)),
             emulator,
             arguments: policy.arguments(arch),
             is_allowed: policy.allows(arch),
@@ -157,6 +128,7 @@ impl Target {
                 "path": emulator.path.display().to_string(),
                 "version": version(&emulator.path),
                 "copy": self.copy.name(),
+                "stale": if let Copy::Stale(why) = &self.copy { Some(why) } else { None },
                 "arguments": self.arguments.to_string().trim_start(),
             })),
             "problem": self.emulator.as_ref().err().filter(|_| self.is_used()).map(message::line),

@@ -1,54 +1,77 @@
 //! `toolbx-arch prepare`: makes copies of the emulators with the launcher in them, for the hook to use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FlockOperation, XattrFlags};
-use rustix::io::Errno;
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use toolbx_arch::emulator::{self, Emulator};
-use toolbx_arch::launcher::{self, PREPARED, Record};
+use toolbx_arch::launcher::{self, Copy, PREPARED, Record};
 use toolbx_arch::message::{self, Call};
+use toolbx_arch::policy::{Launcher, Policy};
 use toolbx_arch::trust::Caller;
 
 use crate::args::Prepare;
-use crate::list::{self, Prepared, Target};
+use crate::list::{self, Target};
 use crate::{caller, terminal};
 
+/// For root alone to open: whoever can open a file can lock it, and keep others waiting.
+const LOCK: &str = ".lock";
 /// What a copy is called while it is written. No emulator's name begins with a dot.
 const UNFINISHED: &str = ".unfinished";
-/// Where `SELinux` keeps a file's label.
-const LABEL: &str = "security.selinux";
 
 pub fn run(arguments: &Prepare) -> Result<ExitCode> {
-    ensure!(launcher::is_available(), "there is no launcher for this machine's processor");
     let caller = caller::become_hooks_caller()?;
-    let directory = Path::new(PREPARED);
-    let _lock = if arguments.check { None } else { Some(lock(directory)?) };
+    let _lock = if arguments.check { None } else { Some(lock()?) };
     let targets = list::targets(caller)?;
+    let may_be = launcher::is_available() && Policy::load(caller)?.launcher != Launcher::Never;
     let named = list::wanted(&arguments.only)?;
-    let is_named = |target: &&Target| named.contains(&target.arch);
-    if !arguments.only.is_empty() {
-        targets.iter().filter(is_named).try_for_each(ensure_usable)?;
+    let is_named = |target: &Target| named.contains(&target.arch);
+    let is_whole = arguments.only.is_empty();
+    if !is_whole {
+        targets.iter().filter(|target| is_named(target)).try_for_each(ensure_usable)?;
     }
-    let sources = sources(&targets);
-    let wanted = sources.values().filter(|source| source.targets.iter().any(is_named));
-    let mut report = Report { json: arguments.json, check: arguments.check, copies: Vec::new() };
-    for source in wanted {
-        report.add(source.state(), source.bring_about(arguments.check, caller));
+    let sources = if may_be { sources(&targets) } else { BTreeMap::new() };
+    let wanted = sources.iter().filter(|(_, source)| source.targets.iter().copied().any(is_named));
+    let mut steps: Vec<_> = wanted.map(|(name, source)| Step::of(name, source)).collect();
+    if is_whole {
+        steps.extend(needless(&sources)?);
     }
-    for name in superfluous(directory, &sources)? {
-        let remove = || remove(&directory.join(&name)).map(|()| "removed");
-        let removed = if arguments.check { Ok("superfluous") } else { remove() };
-        report.add(json!({"name": name.to_string_lossy(), "targets": []}), removed);
+    let outcomes = steps.iter().map(|step| {
+        let outcome = if arguments.check { Ok(step.todo.name()) } else { step.todo.done(caller) };
+        if !arguments.json {
+            tell(step, &outcome);
+        }
+        outcome
+    });
+    let outcomes: Vec<_> = outcomes.collect();
+    let nothing_to_do = steps.iter().all(|step| matches!(step.todo, Todo::Nothing));
+    if arguments.json {
+        let copies = steps.iter().zip(&outcomes).map(|(step, outcome)| step.to_json(outcome));
+        terminal::print_json(&json!({"directory": PREPARED, "copies": copies.collect::<Vec<_>>()}));
+    } else if nothing_to_do {
+        terminal::print(&nothing_done(steps.len(), may_be));
     }
-    Ok(report.end())
+    let is_good = outcomes.iter().all(Result::is_ok) && (nothing_to_do || !arguments.check);
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Why there was nothing to do.
+fn nothing_done(fresh: usize, may_be: bool) -> String {
+    match fresh {
+        _ if !launcher::is_available() => {
+            "nothing to prepare: there is no launcher for this machine's processor\n".into()
+        }
+        _ if !may_be => "nothing to prepare: the policy's launcher says never\n".into(),
+        0 => format!("nothing to prepare: no emulator was found; {}\n", emulator::INSTALL),
+        _ => format!("nothing to prepare: {fresh} in {PREPARED}, all fresh\n"),
+    }
 }
 
 fn ensure_usable(target: &Target) -> Result<()> {
@@ -66,7 +89,7 @@ fn ensure_usable(target: &Target) -> Result<()> {
 /// An emulator that may have a copy.
 struct Source<'a> {
     emulator: &'a Emulator,
-    copy: &'a Prepared,
+    copy: &'a Copy,
     /// What it is for.
     targets: Vec<&'a Target>,
 }
@@ -83,142 +106,147 @@ fn sources(targets: &[Target]) -> BTreeMap<OsString, Source<'_>> {
     sources
 }
 
-impl Source<'_> {
-    fn state(&self) -> Value {
-        let path = launcher::prepared_path(self.emulator);
-        let why = if let Prepared::Stale(why) = self.copy { Some(why) } else { None };
+/// A copy, and what is to be done about it.
+struct Step<'a> {
+    name: OsString,
+    targets: Vec<&'static str>,
+    todo: Todo<'a>,
+}
+
+enum Todo<'a> {
+    /// It is as it should be.
+    Nothing,
+    /// It is to be made; in place of one that is stale, for that reason.
+    Make(&'a Emulator, Option<&'a str>),
+    /// Nothing has a use for it.
+    Remove(OsString),
+}
+
+impl<'a> Step<'a> {
+    fn of(name: &OsString, source: &Source<'a>) -> Self {
+        let todo = match source.copy {
+            Copy::Fresh(_) => Todo::Nothing,
+            Copy::Stale(why) => Todo::Make(source.emulator, Some(why)),
+            Copy::Missing => Todo::Make(source.emulator, None),
+        };
+        let targets = source.targets.iter().map(|target| target.arch.name).collect();
+        Self { name: name.clone(), targets, todo }
+    }
+
+    fn to_json(&self, outcome: &Result<&'static str>) -> Value {
+        let stale = if let Todo::Make(_, why) = self.todo { why } else { None };
         json!({
-            "why": why,
-            "name": path.file_name().unwrap_or_default().to_string_lossy(),
-            "emulator": self.emulator.path.display().to_string(),
-            "targets": self.targets.iter().map(|target| target.arch.name).collect::<Vec<_>>(),
+            "name": self.name.to_string_lossy(),
+            "targets": self.targets,
+            "state": outcome.as_ref().map_or("failed", |state| state),
+            "stale": stale,
+            "problem": outcome.as_ref().err().map(message::line),
         })
     }
+}
 
-    /// Makes the copy if there is no fresh one. Returns what became of it.
-    fn bring_about(&self, check: bool, caller: Caller) -> Result<&'static str> {
-        if check || matches!(self.copy, Prepared::Fresh) {
-            return Ok(self.copy.name());
+impl Todo<'_> {
+    /// How the copy is now.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "fresh",
+            Self::Make(_, Some(_)) => "stale",
+            Self::Make(_, None) => "missing",
+            Self::Remove(_) => "needless",
         }
-        self.make()?;
-        // What is wrong may be the directory.
-        launcher::prepared(self.emulator, caller)?;
-        Ok("prepared")
     }
 
-    /// Under another name first, so that the hook sees a whole copy or none.
-    fn make(&self) -> Result<()> {
-        let path = launcher::prepared_path(self.emulator);
-        let unfinished = path.with_file_name(UNFINISHED);
-        let made = self.write(&unfinished).and_then(|()| {
-            std::fs::rename(&unfinished, &path).call(|| format!("rename to {}", path.display()))
-        });
-        if made.is_err() {
-            let _ = std::fs::remove_file(&unfinished);
+    /// Does it. Returns how the copy is then.
+    fn done(&self, caller: Caller) -> Result<&'static str> {
+        match self {
+            Self::Nothing => Ok("fresh"),
+            Self::Make(emulator, _) => make(emulator, caller).map(|()| "prepared"),
+            Self::Remove(name) => {
+                let path = Path::new(PREPARED).join(name);
+                std::fs::remove_file(&path).call(|| format!("remove {}", path.display()))?;
+                Ok("removed")
+            }
         }
-        made.with_context(|| format!("prepare {}", self.emulator.path.display()))
-    }
-
-    fn write(&self, to: &Path) -> Result<()> {
-        let Emulator { file: source, program, .. } = self.emulator;
-        let record = Record::new(self.emulator, emulator::sha256(source)?)?;
-        let file = File::options().read(true).write(true).create_new(true).open(to);
-        let file = file.call(|| format!("create {}", to.display()))?;
-        launcher::wrap(source, program, &file)?;
-        record.append(&file)?;
-        copy_label(source, &file)?;
-        // Not the bits that would give somebody rights: an emulator needs none.
-        let mode = source.metadata().call(|| "fstat".into())?.mode() & 0o755;
-        file.set_permissions(Permissions::from_mode(mode)).call(|| "fchmod".into())?;
-        file.sync_all().call(|| "fsync".into())
     }
 }
 
-/// What `SELinux` lets containers execute is told by the label of the original.
-fn copy_label(from: &File, to: &File) -> Result<()> {
-    let mut label = [0; 4096];
-    match rustix::fs::fgetxattr(from, LABEL, &mut label) {
-        Ok(length) => rustix::fs::fsetxattr(to, LABEL, &label[..length], XattrFlags::empty())
-            .call(|| "fsetxattr".into()),
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-        Err(errno) => Err(errno).call(|| "fgetxattr".into()),
+/// The copies that nothing has a use for: their emulators are gone, or not allowed.
+fn needless(sources: &BTreeMap<OsString, Source>) -> Result<Vec<Step<'static>>> {
+    let entries = match std::fs::read_dir(PREPARED) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.call(|| format!("read {PREPARED}"))?,
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let is_ours = |name: &OsString| name == LOCK || name == UNFINISHED;
+    Ok(names
+        .filter(|name| !sources.contains_key(name) && !is_ours(name))
+        .map(|name| Step { name: name.clone(), targets: Vec::new(), todo: Todo::Remove(name) })
+        .collect())
+}
+
+/// Makes the copy of `emulator`, under another name first, so that the hook sees a whole one or none.
+fn make(emulator: &Emulator, caller: Caller) -> Result<()> {
+    let path = Copy::path(emulator);
+    let unfinished = path.with_file_name(UNFINISHED);
+    let made = write(emulator, &unfinished).and_then(|()| {
+        std::fs::rename(&unfinished, &path).call(|| format!("rename to {}", path.display()))
+    });
+    if made.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    made.with_context(|| format!("prepare {}", emulator.path.display()))?;
+    // What is wrong may be the directory, or the emulator has changed meanwhile.
+    match Copy::of(emulator, caller) {
+        Copy::Stale(why) => bail!("{why}"),
+        Copy::Fresh(_) | Copy::Missing => Ok(()),
     }
 }
 
-/// Makes the directory, and waits for whoever else is at work there. Held as long as it is open.
-fn lock(directory: &Path) -> Result<File> {
-    let of = |call: &str| format!("{call} {}", directory.display());
-    std::fs::create_dir_all(directory).call(|| of("mkdir")).context("run it as root")?;
-    let lock = File::open(directory).call(|| of("open"))?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive).call(|| of("flock"))?;
-    let unfinished = directory.join(UNFINISHED);
-    if unfinished.symlink_metadata().is_ok() {
-        remove(&unfinished).context("run it as root")?;
+fn write(emulator: &Emulator, to: &Path) -> Result<()> {
+    let Emulator { file: source, program, .. } = emulator;
+    let record = Record::new(emulator, emulator::sha256(source)?)?;
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(to);
+    let file = file.call(|| format!("create {}", to.display()))?;
+    launcher::wrap(source, program, &file)?;
+    record.append(&file)?;
+    launcher::copy_label(source, &file)?;
+    // Not the bits that would give somebody rights: an emulator needs none.
+    let mode = source.metadata().call(|| "fstat".into())?.mode() & 0o755;
+    file.set_permissions(Permissions::from_mode(mode)).call(|| "fchmod".into())?;
+    file.sync_all().call(|| "fsync".into())
+}
+
+/// Makes the directory, waits for whoever else is at work there, and takes away what a killed one has
+/// left. Held as long as it is open.
+fn lock() -> Result<File> {
+    let directory = Path::new(PREPARED);
+    let path = directory.join(LOCK);
+    let lock = std::fs::create_dir_all(directory).and_then(|()| {
+        File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)
+    });
+    let lock = lock.call(|| format!("open {}", path.display())).context("run it as root")?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+        .call(|| format!("flock {}", path.display()))?;
+    match std::fs::remove_file(directory.join(UNFINISHED)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).call(|| format!("remove {PREPARED}/{UNFINISHED}"))?;
+        }
+        _ => {}
     }
     Ok(lock)
 }
 
-/// The copies whose emulators are gone.
-fn superfluous(
-    directory: &Path,
-    sources: &BTreeMap<OsString, Source>,
-) -> Result<BTreeSet<OsString>> {
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        entries => entries.call(|| format!("read {}", directory.display()))?,
-    };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    Ok(names.filter(|name| !sources.contains_key(name)).collect())
-}
-
-fn remove(path: &PathBuf) -> Result<()> {
-    std::fs::remove_file(path).call(|| format!("remove {}", path.display()))
-}
-
-/// What was done, told line by line or as a whole.
-struct Report {
-    json: bool,
-    check: bool,
-    copies: Vec<Value>,
-}
-
-impl Report {
-    fn add(&mut self, mut copy: Value, outcome: Result<&'static str>) {
-        match outcome {
-            Ok(state) => copy["state"] = state.into(),
-            Err(why) => {
-                copy["state"] = "failed".into();
-                copy["problem"] = message::line(&why).into();
-            }
+/// A line for what is not as before, or not as it should be.
+fn tell(step: &Step, outcome: &Result<&'static str>) {
+    match outcome {
+        Err(why) => eprintln!("toolbx-arch: error: {}", message::line(why)),
+        Ok("fresh") => {}
+        Ok(state) => {
+            let why = match step.todo {
+                Todo::Make(_, Some(why)) if *state == "stale" => format!(": {why}"),
+                _ => String::new(),
+            };
+            terminal::print(&format!("{state} {}{why}\n", step.name.to_string_lossy()));
         }
-        if !self.json {
-            let text = |key: &str| copy[key].as_str().unwrap_or_default().to_owned();
-            match copy["problem"].as_str() {
-                Some(problem) => eprintln!("toolbx-arch: error: {problem}"),
-                None if copy["state"] == "fresh" => {}
-                None => {
-                    let why = copy["why"].as_str().map(|why| format!(" ({why})"));
-                    let (state, name) = (text("state"), text("name"));
-                    terminal::print(&format!("{state} {name}{}\n", why.unwrap_or_default()));
-                }
-            }
-        }
-        self.copies.push(copy);
-    }
-
-    /// Exit status: 1 where something failed, or, if it was only looked at, is to be done.
-    fn end(self) -> ExitCode {
-        let is_good = |copy: &Value| match copy["state"].as_str() {
-            Some("fresh") => true,
-            Some("failed") | None => false,
-            Some(_) => !self.check,
-        };
-        let all_good = self.copies.iter().all(is_good);
-        if self.json {
-            terminal::print_json(&json!({"directory": PREPARED, "copies": self.copies}));
-        } else if all_good && self.copies.iter().all(|copy| copy["state"] == "fresh") {
-            terminal::print(&format!("{} copies in {PREPARED}, all fresh\n", self.copies.len()));
-        }
-        if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
