@@ -76,7 +76,7 @@ prepared qemu-s390x-static"
 @test "a copy that does not fit is not used, and made again" {
     local change
     for change in 'touch -d 2001-01-01 /usr/local/bin/qemu-aarch64-static' \
-        'cp /usr/bin/qemu-s390x-static /usr/local/bin/qemu-s390x-static; cat /usr/bin/qemu-s390x-static >/usr/local/bin/qemu-aarch64-static; exit 9' \
+        'printf x >>/usr/local/bin/qemu-aarch64-static' \
         "sed -i 's/\"format\":1/\"format\":2/' $copy" \
         "sed -i 's/\"launcher\":\"../\"launcher\":\"xy/' $copy" \
         "truncate -s -1 $copy" "truncate -s 5000 $copy" ": >$copy" "cp /bin/true $copy" \
@@ -85,11 +85,11 @@ prepared qemu-s390x-static"
         cp /usr/bin/qemu-aarch64-static /usr/local/bin/
         toolbx-arch prepare arm64 >/dev/null
         uses prepared
-        bash -c "$change" || continue # no emulator for arm64 then, as the next test has it
-        uses copy "toolbx-arch"
+        bash -c "$change"
+        uses copy "toolbx-arch" || fail "$change"
         fresh qemu-aarch64-static stale
         run --separate-stderr toolbx-arch doctor --json
-        jq -e '.checks[] | select(.check == "launcher").fix == "run: sudo toolbx-arch prepare"' <<<"$output" || fail "$output"
+        jq -e 'any(.[]; .check == "launcher" and .status == "warning" and .fix == "run: sudo toolbx-arch prepare")' <<<"$output" >/dev/null || fail "$output"
         toolbx-arch prepare >/dev/null
         uses prepared
         rm -f /usr/local/bin/qemu-* /home/alice/x

@@ -315,7 +315,9 @@ fn asked_arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<AskedAr
             Ok(target) => target,
             Err(name) => bail!("annotation {}: {}", shown(key), arch::unknown(name)),
         };
-        let value = match value.trim() {
+        // Some engines take a comma for the end of an annotation, so blanks do too.
+        let value = value.split_whitespace().collect::<Vec<_>>().join(",");
+        let value = match &*value {
             "default" => None,
             value => Some(
                 Value::new(argument, value)

@@ -278,6 +278,11 @@ fn emulators_are_told_what_the_policy_and_annotations_say() {
             [("aarch64", " -cpu cortex-a57", true), ("s390x", " -cpu max", true)],
         ),
         (
+            &[("toolbx.arch.cpu", "max  vfp=off x=1")],
+            none,
+            [("aarch64", " -cpu max,vfp=off,x=1", true), ("s390x", " -cpu max,vfp=off,x=1", true)],
+        ),
+        (
             &[("toolbx.arch.cpu.aarch64", " default ")],
             "{}",
             [("aarch64", "", true), ("s390x", "", false)],
@@ -294,7 +299,8 @@ fn arguments_that_cannot_be_had_are_refused() {
     let long = "x".repeat(10_000);
     let only_cpu = r#"{"argument_annotations": {"all": ["cpu"], "s390x": []}}"#;
     for (key, value, policy, part) in [
-        ("toolbx.arch.cpu", "max -g 1", "{}", "is not a CPU model"),
+        ("toolbx.arch.cpu", "max /log", "{}", "is not a CPU model"),
+        ("toolbx.arch.uname", "6 7", "{}", "is not a kernel release"),
         ("toolbx.arch.cpu", "max\n", "{}", ""),
         ("toolbx.arch.cpu", "a!b", "{}", "is not a CPU model"),
         ("toolbx.arch.cpu", "", "{}", "nor default"),
