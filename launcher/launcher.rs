@@ -205,12 +205,12 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
             }
         }
         if secure {
-            // QEMU writes core files of its guests by itself, where the caller says, through links.
-            let mut limit = [0_usize; 2]; // soft, hard
-            let limit = limit.as_mut_ptr();
-            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, 0, limit as usize, 0]);
-            *limit = 0;
-            system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, limit as usize, 0, 0]);
+            // QEMU writes core files of its guests by itself, where the caller says, through links. The
+            // hard limit goes too: from outside, a process of the same ids could raise the soft one.
+            let none = [0_usize; 2];
+            if system_call(nr::PRLIMIT64, [0, RLIMIT_CORE, none.as_ptr() as usize, 0, 0]) != 0 {
+                exit();
+            }
             // The program's name is the caller's choice; QEMU goes by it for /proc/self/exe.
             if start.argc > 1 {
                 *start.argv.add(1) = name_of(*execfd, (sp as *mut u8).sub(PATH_MAX)) as usize;

@@ -132,6 +132,22 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     prints x86_64
 }
 
+@test "what a privileged container registers for others is not told to emulators" {
+    # In the namespace that alice's containers share, where a handler of ours is, and kept.
+    mkdir -p /etc/toolbx-arch
+    as_alice run --detach --name first --annotation toolbx.arch=arm64 --privileged localhost/busybox:arm64 sleep 100 >/dev/null
+    as_alice exec --privileged first sh -c 'mkdir /tmp/b && mount -t binfmt_misc b /tmp/b && cd /tmp && chmod 755 /dev/.toolbx-arch
+        register() { ln -s /dev/.toolbx-arch/usr/bin/qemu-aarch64-static "$2" && echo ":$1:M::$3::$2:F" >/tmp/b/register; }
+        register toolbx-arch-mips "qemu-mips-static -g 1234" "\\x7fELF\\x01\\x02\\x01"
+        register q1 q1 "\\x7fELF\\x01\\x02\\x02"
+        register usr usr "\\x7fELF\\x01\\x02\\x03"'
+    : >/run/log.records
+    run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=s390x localhost/busybox:s390x \
+        sh -c 'ls /proc/sys/fs/binfmt_misc'
+    [ "$status" = 0 ] || fail "$stderr"
+    [[ "$output" == *toolbx-arch-s390x* && "$output" != *q1* && "$output" != *usr* && "$output" != *mips* ]] || fail "$output"
+}
+
 @test "the policy's arguments, and none" {
     policy '{"emulator_arguments": {"arm64": {"uname": "5.5.5"}, "all": {"uname": "6.6.6"}}}'
     told -- $arm uname -r

@@ -169,9 +169,9 @@ won() { [[ "$output" == *"evil "*"/0 1000/"* || "$output" == *"root made "* ]]; 
         for name in "${attacks[@]}" "${prepared_by_root[@]}"; do
             attack $name
             ! won || fail "$launcher: $name: $output"
-            # The program has run as root; in a race, both at least a hundred times.
+            # The program has run as root; in a race, both at least ten times.
             case $name in
-            closed | again_race) [[ "$output" =~ ^"500 tries: "[0-9]{3}" guest as root, "[0-9]{3}" evil as user, 0 evil as root"$ ]] ;;
+            closed | again_race) [[ "$output" =~ ^"500 tries: "[0-9]{2,}" guest as root, "[0-9]{2,}" evil as user, 0 evil as root"$ ]] ;;
             core) [[ "$output" == "guest 1000/0 1000/1000 secure=1"* && "$output" != */qemu_* ]] ;;
             *) [[ "$output" == "guest 1000/0 1000/1000 secure=1"* ]] ;;
             esac || fail "$launcher: $name: $output" "$stderr"
@@ -204,7 +204,7 @@ setpriv --no-new-privs setuid ids => guest 1000/1000 1000/1000 secure=0
 /nosuid/setuid ids => guest 1000/1000 1000/1000 secure=0
 for name in setuid setgid capable; do env -i A=1 QEMU_UNAME=9 LD_X=1 GLIBC_TUNABLES=x B= $bin/$name env | sort -z | tr '\0' ,; done => A=1,B=,A=1,B=,A=1,B=,
 env -i A=1 QEMU_UNAME=9 LD_X=1 GLIBC_TUNABLES=x B= /nosuid/setuid env | sort -z | tr '\0' , => A=1,B=,GLIBC_TUNABLES=x,LD_X=1,QEMU_UNAME=9,
-ulimit -Sc 10; guest core; setuid core; setgid core; capable core => core 10240/-1\ncore 0/-1\ncore 0/-1\ncore 0/-1
+ulimit -Sc 10; guest core; setuid core; setgid core; capable core => core 10240/-1\ncore 0/0\ncore 0/0\ncore 0/0
 setuid fds => fds 0 1 2
 setuid fds <&- => fds 0 1 2
 setuid swap made by-root <&- >&- 2>&-; stat -c %u made => 0

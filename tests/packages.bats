@@ -307,3 +307,15 @@ END
         cmp "$first" "/home/alice/again/${first##*/}"
     done
 }
+
+@test "installed: sudo works, and what its caller tells the emulator does not count" {
+    install_deb
+    toolbx-arch prepare --check >/dev/null
+    arm64() { run --separate-stderr as_alice run --rm --userns=keep-id --user user --platform linux/arm64 "$@"; }
+    arm64 localhost/debian sudo id -u
+    prints 0
+    logged 'targets[0].launcher="prepared"' 'targets[0].flags="OPFC"'
+    arm64 localhost/debian sh -c 'QEMU_STRACE=1 QEMU_LOG_FILENAME=/etc/by-log su --version; ls /etc/by-log'
+    refused "su from" "/etc/by-log"
+    remove_deb
+}

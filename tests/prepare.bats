@@ -144,6 +144,14 @@ END
     umount $copies
 }
 
+@test "where nothing may be executed, copies are of no use" {
+    mount -t tmpfs -o noexec,mode=755 test $copies
+    run --separate-stderr toolbx-arch prepare arm64
+    refused "$copy is on a file system mounted noexec"
+    uses copy "$copy is on a file system mounted noexec"
+    umount $copies
+}
+
 @test "several at once, and killed at any time" {
     local i pids=()
     # Whom everybody can lock, everybody can keep waiting.

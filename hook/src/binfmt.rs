@@ -43,7 +43,7 @@ impl Handler {
     /// The entry's file name: `toolbx-arch-` and the target.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("toolbx-arch-{}", self.arch.name)
+        handler_name(self.arch)
     }
 
     /// The flags. Always `O` (the kernel opens the program, so that one of mode 0711 runs),
@@ -70,6 +70,12 @@ impl Handler {
             },
         }
     }
+}
+
+/// What our handler for `arch` is called.
+#[must_use]
+pub fn handler_name(arch: &Arch) -> String {
+    format!("toolbx-arch-{}", arch.name)
 }
 
 /// Every byte as `\xNN`, which `register` understands and which hides no delimiter or NUL.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::arch::{self, ARCHES, Arch};
 use crate::arguments::Arguments;
-use crate::binfmt::{Entry, Handler, serving, visible_path};
+use crate::binfmt::{Entry, Handler, handler_name, serving, visible_path};
 use crate::container::{self, Container, EmulatorPlace, Process};
 use crate::detect::{self, Detected};
 use crate::devices;
@@ -30,6 +30,10 @@ use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
 use crate::toolbx;
 use crate::trust::{self, Caller};
+
+/// How many emulators are copied for one container at most: each takes 10 to 17 MB, which are not
+/// counted as the container's.
+const COPIES_MAX: usize = 4;
 
 /// What is to be done to a container. Made by [`plan`], which changes nothing.
 #[derive(Debug)]
@@ -453,10 +457,16 @@ fn emulations(
     rules: &Rules,
 ) -> Result<Vec<Emulation>> {
     let (mut emulations, mut missing) = (Vec::new(), None);
+    let mut copies = COPIES_MAX;
     for arch in targets {
         match emulator::find(arch, rules.policy, rules.caller) {
             Err(why) if wish.as_found => missing = missing.or(Some(why)),
-            emulator => emulations.push(emulation(arch, emulator?, wish, container, rules)?),
+            emulator => {
+                let may_copy = copies > 0;
+                let emulation = emulation(arch, emulator?, wish, may_copy, container, rules)?;
+                copies -= usize::from(matches!(emulation.launch.form, Form::Copy));
+                emulations.push(emulation);
+            }
         }
     }
     match missing {
@@ -469,6 +479,7 @@ fn emulation(
     arch: &'static Arch,
     emulator: Emulator,
     wish: &Wish,
+    may_copy: bool,
     container: &Container,
     rules: &Rules,
 ) -> Result<Emulation> {
@@ -483,7 +494,8 @@ fn emulation(
     let may_have_credentials = container.scope == Scope::Private
         && policy.credentials != Credentials::Never
         && !container.has_hosts_root(rules.caller);
-    let launch = launch(&emulator, arch, wish, may_have_credentials, policy, rules.caller)?;
+    let needs = Needs { credentials: may_have_credentials, may_copy };
+    let launch = launch(&emulator, arch, wish, needs, policy, rules.caller)?;
     let is_plain = matches!(launch.form, Form::Plain);
     let name = emulator.path.file_name().unwrap_or_default().to_string_lossy();
     let interpreter = match not_shown {
@@ -504,6 +516,15 @@ fn emulation(
     Ok(Emulation { emulator, handler, launch, not_shown })
 }
 
+/// Why an emulator may need the launcher, and at what price.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// It is to have flag C, if that is safe.
+    pub credentials: bool,
+    /// A copy may be made for this container.
+    pub may_copy: bool,
+}
+
 /// How `emulator` is to be started for programs of `arch`: with the launcher, where that can be and
 /// makes a difference, for arguments or for flag C.
 ///
@@ -512,32 +533,32 @@ pub fn launch(
     emulator: &Emulator,
     arch: &Arch,
     wish: &Wish,
-    may_have_credentials: bool,
+    needs: Needs,
     policy: &Policy,
     caller: Caller,
 ) -> Result<Launch> {
     let Told { arguments, asked } = wish.told(arch);
     // Nobody needs every emulator that there is so much that all are copied.
-    let matters = asked || !wish.as_found && (may_have_credentials || !arguments.is_empty());
-    let (form, unprepared) = form(emulator, matters, policy, caller);
+    let matters = asked || !wish.as_found && (needs.credentials || !arguments.is_empty());
+    let (form, unprepared) = form(emulator, matters && needs.may_copy, policy, caller);
     if !matches!(form, Form::Plain) {
         return Ok(Launch { form, arguments, unprepared });
     }
     ensure!(
         !asked || arguments.is_empty(),
-        "the emulator {} can be told nothing without the launcher ({}); remove the annotations \
-         toolbx.arch.*, or set the policy's launcher to copy",
+        "the emulator {} can be told nothing without the launcher ({}); prepare it, remove the \
+         annotations toolbx.arch.*, or set the policy's launcher to copy",
         emulator.path.display(),
         unprepared.as_deref().unwrap_or("the policy says never")
     );
     Ok(Launch { form, arguments: Arguments::default(), unprepared })
 }
 
-/// In which form `emulator` is to be used, and why it is not prepared, if it is not. Only one for which
-/// the launcher `matters` is copied.
+/// In which form `emulator` is to be used, and why it is not prepared, if it is not. Copied only if it
+/// `may_be_copied` and the policy agrees.
 fn form(
     emulator: &Emulator,
-    matters: bool,
+    may_be_copied: bool,
     policy: &Policy,
     caller: Caller,
 ) -> (Form, Option<String>) {
@@ -552,8 +573,8 @@ fn form(
         launcher::Copy::Stale(why) => why,
         launcher::Copy::Missing => "there is no prepared copy".into(),
     };
-    let may_copy = policy.launcher == Launcher::Copy;
-    let form = if may_copy && matters { Form::Copy } else { Form::Plain };
+    let may_be_copied = may_be_copied && policy.launcher == Launcher::Copy;
+    let form = if may_be_copied { Form::Copy } else { Form::Plain };
     (form, Some(format!("{why}; run: sudo toolbx-arch prepare")))
 }
 
@@ -566,12 +587,17 @@ fn carries(
     rules: &Rules,
 ) -> (Vec<Carry>, Vec<String>) {
     let (mut carries, mut lost) = (Vec::new(), Vec::new());
+    let ours = emulations.iter().filter(|ours| matches!(ours.launch.form, Form::Copy)).count();
+    let mut copies = COPIES_MAX.saturating_sub(ours);
     for entry in visible.iter().flat_map(|visible| &visible.entries) {
         if emulations.iter().any(|emulation| entry.serves(emulation.handler.arch)) {
             continue;
         }
-        match carry(entry, rules) {
-            Ok(carry) => carries.push(carry),
+        match carry(entry, copies > 0, rules) {
+            Ok(carry) => {
+                copies -= usize::from(matches!(carry.program, Some(Program::Copy(_))));
+                carries.push(carry);
+            }
             Err(error) => lost.push(format!("{}: {error:#}", entry.name.display())),
         }
     }
@@ -580,24 +606,44 @@ fn carries(
 
 /// Opens what `entry` is to hold, as strictly as any emulator. Anybody in a shared namespace may
 /// have registered it.
-fn carry(entry: &Entry, rules: &Rules) -> Result<Carry> {
+fn carry(entry: &Entry, may_copy: bool, rules: &Rules) -> Result<Carry> {
     ensure!(!entry.serves(arch::host()), "it is for the host's own programs");
     let program = if !entry.works_in_containers() {
         None
-    } else if let Some((_, arguments)) = entry.launched() {
-        Some(launched_program(entry, &arguments, rules)?)
+    } else if let Some((name, arguments)) = entry.launched() {
+        Some(launched_program(entry, name, &arguments, may_copy, rules)?)
     } else {
         Some(Program::File(program_at(&entry.host_path(), entry, rules)?))
     };
     Ok(Carry { entry: entry.clone(), program })
 }
 
-/// The emulator of one of our own handlers with the launcher: it has no path, but says which target it
-/// is for.
-fn launched_program(entry: &Entry, arguments: &Arguments, rules: &Rules) -> Result<Program> {
+/// The emulator of one of our own handlers with the launcher: it has no path, but its `name`, and says
+/// which target it is for. What it is told must be what the policy lets a container have.
+fn launched_program(
+    entry: &Entry,
+    name: &str,
+    arguments: &Arguments,
+    may_copy: bool,
+    rules: &Rules,
+) -> Result<Program> {
+    let Rules { policy, caller, .. } = *rules;
     let arch = ARCHES.iter().find(|arch| entry.is_for(arch)).context("it is for no target")?;
-    let emulator = emulator::find(arch, rules.policy, rules.caller)?;
-    match form(&emulator, true, rules.policy, rules.caller) {
+    ensure!(entry.name == *handler_name(arch), "it is not ours");
+    let emulator = emulator::find(arch, policy, caller)?;
+    ensure!(
+        emulator.path.file_name() == Some(name.as_ref()),
+        "the emulator for {} is {} here",
+        arch.name,
+        emulator.path.display()
+    );
+    ensure!(
+        arguments
+            .differences(&policy.arguments(arch))
+            .all(|a| policy.lets_annotations_set(a, arch)),
+        "the policy does not let its arguments be set"
+    );
+    match form(&emulator, may_copy, policy, caller) {
         (Form::Prepared(file), _) => Ok(Program::File(file)),
         (Form::Copy, _) => Ok(Program::Copy(emulator)),
         (Form::Plain, _) if arguments.is_empty() => Ok(Program::File(emulator.file)),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader};
-use rustix::fs::XattrFlags;
+use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -250,6 +250,9 @@ impl Copy {
     }
 
     fn opened(file: File, path: &Path, emulator: &Emulator) -> Self {
+        if is_noexec(&file) {
+            return Self::Stale(format!("{} is on a file system mounted noexec", path.display()));
+        }
         let record = Record::read(&file);
         let is_executable = file.metadata().is_ok_and(|metadata| metadata.mode() & 0o111 != 0);
         match record {
@@ -275,6 +278,11 @@ impl Copy {
             Self::Missing => "missing",
         }
     }
+}
+
+/// Whether nothing on the mount of `file` can be executed.
+fn is_noexec(file: &File) -> bool {
+    rustix::fs::fstatvfs(file).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Gives `to` the label by which `SELinux` lets containers execute `from`.

@@ -326,7 +326,15 @@ fn asked_arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<AskedAr
         };
         asked.push(AskedArgument { key, argument, target, value });
     }
-    asked.sort_by_key(|asked| asked.target.is_some());
+    asked.sort_by_key(|asked| (asked.target.map(|arch| arch.name), asked.argument));
+    for pair in asked.windows(2) {
+        ensure!(
+            (pair[0].argument, pair[0].target) != (pair[1].argument, pair[1].target),
+            "annotations {} and {} are for the same; remove one",
+            pair[0].key,
+            pair[1].key
+        );
+    }
     Ok(asked)
 }
 

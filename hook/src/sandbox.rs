@@ -130,7 +130,13 @@ fn go_in(plan: &Plan) -> Result<Inside> {
             make_directories(dev, path.strip_prefix("/dev")?)?
         }
     };
-    Ok(Inside { place, pinned, room: room(&copies(plan))? })
+    let room = room()?;
+    copies(plan).iter().try_for_each(|(name, emulator)| copy(&room, name, emulator))?;
+    // One that cannot be made is lost, as its handler will say.
+    for (name, emulator) in others_copies(plan) {
+        let _ = copy(&room, name, emulator);
+    }
+    Ok(Inside { place, pinned, room })
 }
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
@@ -178,15 +184,19 @@ fn files(plan: &Plan) -> impl Iterator<Item = (PathBuf, &File)> {
     others.chain(ours)
 }
 
-/// The emulators of which handlers are to hold copies, by what is registered.
-fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
-    let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
+/// The emulators of which the handlers that are registered again are to hold copies.
+fn others_copies(plan: &Plan) -> impl Iterator<Item = (&Path, &Emulator)> {
+    plan.carries.iter().filter_map(|Carry { entry, program }| match program {
         Some(Program::Copy(emulator)) => Some((&*entry.interpreter, emulator)),
         _ => None,
-    });
+    })
+}
+
+/// The emulators of which our handlers are to hold copies, by what is registered.
+fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
     let ours =
         plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
-    others.chain(ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator))).collect()
+    ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator)).collect()
 }
 
 /// Enters the container's user and mount namespaces as their root, with no right left that the
@@ -371,17 +381,15 @@ fn ensure_free_for(plan: &Plan, instance: &Instance, there: &[Entry]) -> Result<
     plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
 }
 
-/// A file system in memory, of the user namespace that the process is in, with these copies in it.
-fn room(copies: &BTreeMap<&Path, &Emulator>) -> Result<OwnedFd> {
+/// An empty file system in memory, of the user namespace that the process is in, attached nowhere.
+fn room() -> Result<OwnedFd> {
     let call = |call: &str| format!("{call} a tmpfs for emulators");
     let context =
         rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
     rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let room = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .call(|| call("fsmount"))?;
-    copies.iter().try_for_each(|(name, emulator)| copy(&room, name, emulator))?;
-    Ok(room)
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .call(|| call("fsmount"))
 }
 
 /// Goes into a mount namespace of the hook's own, which ends with it, and makes `room` the root there.

@@ -319,6 +319,12 @@ fn arguments_that_cannot_be_had_are_refused() {
         assert!(error.contains(key) && error.contains(part), "{error}");
         assert!(error.len() < 300 && !error.contains('\n'), "{error:?}");
     }
+    let twice = [
+        ("toolbx.arch", "arm64"),
+        ("toolbx.arch.cpu.arm64", "a"),
+        ("toolbx.arch.cpu.aarch64", "b"),
+    ];
+    assert!(ask(&twice, "{}").unwrap_err().to_string().contains("are for the same"));
     let both = [("toolbx.arch", "arm64,s390x"), ("toolbx.arch.cpu", "max")];
     assert!(ask(&both, only_cpu).unwrap_err().to_string().contains("s390x"));
     let native = [("toolbx.arch", "amd64"), ("toolbx.arch.cpu.amd64", "max")];

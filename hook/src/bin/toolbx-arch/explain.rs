@@ -13,7 +13,7 @@ use toolbx_arch::arguments::Arguments;
 use toolbx_arch::binfmt::visible_path;
 use toolbx_arch::detect;
 use toolbx_arch::emulator;
-use toolbx_arch::hook::{self, Decision, Emulation};
+use toolbx_arch::hook::{self, Decision, Emulation, Needs};
 use toolbx_arch::instance::Visible;
 use toolbx_arch::labels;
 use toolbx_arch::message;
@@ -221,7 +221,8 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
         let emulator = emulator::find(arch, &policy, caller)?;
         let may_have_credentials =
             scope == Scope::Private && policy.credentials != Credentials::Never;
-        let launch = hook::launch(&emulator, arch, &wish, may_have_credentials, &policy, caller)?;
+        let needs = Needs { credentials: may_have_credentials, may_copy: true };
+        let launch = hook::launch(&emulator, arch, &wish, needs, &policy, caller)?;
         let (emulator, arguments) = (emulator.path, launch.arguments);
         Ok(Target { arch, emulator, arguments, handler: None })
     };
