@@ -132,20 +132,28 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     prints x86_64
 }
 
-@test "what a privileged container registers for others is not told to emulators" {
-    # In the namespace that alice's containers share, where a handler of ours is, and kept.
-    mkdir -p /etc/toolbx-arch
-    as_alice run --detach --name first --annotation toolbx.arch=arm64 --privileged localhost/busybox:arm64 sleep 100 >/dev/null
-    as_alice exec --privileged first sh -c 'mkdir /tmp/b && mount -t binfmt_misc b /tmp/b && cd /tmp && chmod 755 /dev/.toolbx-arch
-        register() { ln -s /dev/.toolbx-arch/usr/bin/qemu-aarch64-static "$2" && echo ":$1:M::$3::$2:F" >/tmp/b/register; }
-        register toolbx-arch-mips "qemu-mips-static -g 1234" "\\x7fELF\\x01\\x02\\x01"
-        register q1 q1 "\\x7fELF\\x01\\x02\\x02"
-        register usr usr "\\x7fELF\\x01\\x02\\x03"'
-    : >/run/log.records
-    run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=s390x localhost/busybox:s390x \
-        sh -c 'ls /proc/sys/fs/binfmt_misc'
-    [ "$status" = 0 ] || fail "$stderr"
-    [[ "$output" == *toolbx-arch-s390x* && "$output" != *q1* && "$output" != *usr* && "$output" != *mips* ]] || fail "$output"
+@test "of what others register as ours, only what the policy lets be set is registered again" {
+    # In the namespace that alice's containers share, as a privileged one could.
+    run --separate-stderr alice podman unshare sh -c '
+        mount -t binfmt_misc b /proc/sys/fs/binfmt_misc && cd "$(mktemp -d)"
+        register() { ln -s /usr/bin/qemu-aarch64-static "$2" && printf %s ":$1:M::$3:$4:$2:F" >/proc/sys/fs/binfmt_misc/register; }
+        header="\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xf3\x00"
+        mask="\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+        register toolbx-arch-mips "qemu-mips-static -g 1234" XXXX
+        register q1 q1 "$header" "$mask"
+        register toolbx-arch-riscv64 "qemu-riscv64-static -r 6.6.6" "$header" "$mask"
+        ls -U /proc/sys/fs/binfmt_misc'
+    [[ "$output" == *toolbx-arch-riscv64*q1*toolbx-arch-mips* ]] || fail "$output" "$stderr"
+    local lost='"q1: it is not ours","toolbx-arch-mips: qemu-mips-static -g 1234 is not a plain absolute path"'
+    s390x() { run --separate-stderr as_alice run --rm --userns=keep-id localhost/busybox:s390x cat /proc/sys/fs/binfmt_misc/toolbx-arch-riscv64; }
+    s390x
+    [[ "$output" == *"interpreter qemu-riscv64-static -r 6.6.6"* ]] || fail "$output" "$stderr"
+    logged 'carried=["toolbx-arch-riscv64"]' "lost=[$lost]"
+    policy '{"argument_annotations": {"all": ["cpu"]}}'
+    s390x
+    [ "$status" != 0 ]
+    logged 'carried=[]' "lost=[\"toolbx-arch-riscv64: the policy does not let its arguments be set\",$lost]"
+    as_alice system migrate
 }
 
 @test "the policy's arguments, and none" {
