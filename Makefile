@@ -143,6 +143,7 @@ images: build
 
 lint:
 	$(CARGO) fmt --check
+	rustfmt --check --edition 2024 --config-path rustfmt.toml launcher/launcher.rs
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
 		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers packaging/package

@@ -55,8 +55,7 @@ static END_OF_OPTIONS: [u8; 3] = *b"--\0";
 static EMPTY: [u8; 1] = [0];
 /// Said where a copy is executed for anything else than what it is for.
 static REFUSAL: [u8; 102] =
-    *b"toolbx-arch: this copy of the emulator runs what the kernel gives it; execute the emulator's own file
-";
+    *b"toolbx-arch: this copy of the emulator runs what the kernel gives it; execute the emulator's own file\n";
 /// Where the kernel shows what a descriptor was opened from.
 static DESCRIPTORS: [u8; 14] = *b"/proc/self/fd/";
 
