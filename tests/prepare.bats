@@ -123,7 +123,7 @@ prepared qemu-s390x-static"
 truncated is cut off: its segments are longer than the file
 dynamic is linked dynamically
 foreign is a program for aarch64, this machine is x86_64
-prepared is a prepared copy; name the emulator itself
+prepared has the launcher in it already; use the emulator itself
 END
     run --separate-stderr toolbx-arch prepare amd64
     refused "x86_64 is this machine's own, and not emulated"

@@ -25,6 +25,7 @@ use crate::network;
 use crate::oci::{self, Bundle, State};
 use crate::orders::Orders;
 use crate::policy::{Credentials, Launcher, Policy};
+use crate::prepared::Prepared;
 use crate::request::{self, Evidence, Need, Request, Told, UsernsWish, Wish};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
@@ -568,10 +569,10 @@ fn form(
     if !launcher::is_available() {
         return (Form::Plain, Some("there is no launcher for this machine's processor".into()));
     }
-    let why = match launcher::Copy::of(emulator, caller) {
-        launcher::Copy::Fresh(file) => return (Form::Prepared(file), None),
-        launcher::Copy::Stale(why) => why,
-        launcher::Copy::Missing => "there is no prepared copy".into(),
+    let why = match Prepared::of(emulator, caller) {
+        Prepared::Fresh(file) => return (Form::Prepared(file), None),
+        Prepared::Stale(why) => why,
+        Prepared::Missing => "there is no prepared copy".into(),
     };
     let may_be_copied = may_be_copied && policy.launcher == Launcher::Copy;
     let form = if may_be_copied { Form::Copy } else { Form::Plain };

@@ -1,37 +1,23 @@
-//! Puts the launcher (`launcher/launcher.rs`) into copies of emulators, and knows those copies again.
+//! Puts the launcher (`launcher/launcher.rs`) into copies of emulators.
 //!
 //! A wrapped emulator is the file itself with one more segment at its end: the launcher, the distance
 //! from there to the emulator's entry point, and the program headers, which have grown by one. The
-//! ELF header leads to both. Whoever prepares copies for all containers appends a [`Record`] of what
-//! the copy was made from.
+//! ELF header leads to both.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader};
-use rustix::fs::{StatVfsMountFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::binfmt::hex;
 use crate::elf::{self, Program};
-use crate::emulator::Emulator;
-use crate::message::{self, Call};
-use crate::policy::Sha256Sum;
-use crate::trust::{self, Caller};
+use crate::message::Call;
 
 /// The launcher. Empty for a machine that it is not written for.
 pub const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
-/// Where prepared copies are, under the names of the emulators.
-pub const PREPARED: &str = "/var/lib/toolbx-arch/emulators";
-/// Changes with the way in which copies are made.
-const FORMAT: u32 = 1;
-/// The size of a record, which blanks fill up: enough for a path of half a page.
-const RECORD_LEN: usize = 3072;
 /// The smallest page of any machine that runs the launcher, and more than the largest (64 KiB).
 const ALIGNMENTS: std::ops::RangeInclusive<u64> = 4096..=64 << 20;
 /// The size of a program header (`e_phentsize`), and offsets in the ELF header, of 64-bit files.
@@ -47,11 +33,14 @@ pub fn is_available() -> bool {
 
 /// Writes `emulator` with the launcher in it to `to`, which is empty.
 ///
-/// Fails where the file is not what its headers say, or is a prepared copy, and where it cannot be
-/// written.
+/// Fails where the file is not what its headers say, or has the launcher in it already, and where it
+/// cannot be written.
 pub fn wrap(mut emulator: &File, program: &Program, mut to: &File) -> Result<()> {
     let length = emulator.metadata().call(|| "fstat".into())?.len();
-    ensure!(Record::read(emulator).is_none(), "is a prepared copy; name the emulator itself");
+    ensure!(
+        !has_launcher(emulator, program),
+        "has the launcher in it already; use the emulator itself"
+    );
     let segment = segment(program, length)?;
     emulator.rewind().call(|| "lseek".into())?;
     std::io::copy(&mut emulator, &mut to).call(|| "copy".into())?;
@@ -70,6 +59,16 @@ pub fn wrap(mut emulator: &File, program: &Program, mut to: &File) -> Result<()>
         (E_PHNUM, &count.to_le_bytes()),
     ];
     patches.iter().try_for_each(|(at, bytes)| to.write_all_at(bytes, *at)).call(|| "write".into())
+}
+
+/// Whether it begins with the launcher.
+fn has_launcher(file: &File, program: &Program) -> bool {
+    let begins =
+        |segment: &&ProgramHeader| segment.p_type == PT_LOAD && segment.p_vaddr == program.entry;
+    let mut bytes = vec![0; LAUNCHER.len()];
+    program.segments.iter().find(begins).is_some_and(|segment| {
+        file.read_exact_at(&mut bytes, segment.p_offset).is_ok() && bytes == LAUNCHER
+    })
 }
 
 /// The segment that is added: behind everything else, in the file of `length` bytes and in memory.
@@ -135,154 +134,6 @@ fn header_bytes(header: &ProgramHeader) -> Vec<u8> {
     let halves = [header.p_type, header.p_flags];
     let halves = halves.into_iter().flat_map(u32::to_le_bytes);
     halves.chain(words.into_iter().flat_map(u64::to_le_bytes)).collect()
-}
-
-/// What a prepared copy says of itself, at its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// How it was made.
-    format: u32,
-    /// The sum of the launcher in it.
-    launcher: String,
-    /// What it was made from.
-    source: Source,
-    /// The sum of that file.
-    sha256: String,
-}
-
-/// Which file an emulator is, without reading all of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Source {
-    /// Where it is.
-    path: PathBuf,
-    /// In bytes.
-    size: u64,
-    /// Seconds and nanoseconds. Some systems set all to the same.
-    mtime: (i64, i64),
-    /// In hexadecimal, if it has one.
-    build_id: Option<String>,
-}
-
-impl Record {
-    /// Of a copy of `emulator`, whose sum is `sha256`, that is made now.
-    pub fn new(emulator: &Emulator, sha256: Sha256Sum) -> Result<Self> {
-        Ok(Self {
-            format: FORMAT,
-            launcher: launcher_sum(),
-            source: Source::of(emulator)?,
-            sha256: sha256.to_string(),
-        })
-    }
-
-    /// The one at the end of `file`, if there is one.
-    #[must_use]
-    pub fn read(file: &File) -> Option<Self> {
-        let length = file.metadata().ok()?.len();
-        let mut text = [0; RECORD_LEN];
-        file.read_exact_at(&mut text, length.checked_sub(RECORD_LEN as u64)?).ok()?;
-        serde_json::from_slice(&text).ok()
-    }
-
-    /// Appends it to `file`.
-    pub fn append(&self, mut file: &File) -> Result<()> {
-        let mut text = serde_json::to_vec(self)?;
-        ensure!(text.len() <= RECORD_LEN, "the record does not fit into {RECORD_LEN} bytes");
-        text.resize(RECORD_LEN, b' ');
-        file.seek(SeekFrom::End(0)).call(|| "lseek".into())?;
-        file.write_all(&text).call(|| "write".into())
-    }
-
-    /// Whether a copy made from `emulator` now would be the same.
-    fn is_of(&self, emulator: &Emulator) -> bool {
-        self.format == FORMAT
-            && self.launcher == launcher_sum()
-            && Source::of(emulator).is_ok_and(|source| source == self.source)
-            && emulator.sha256.is_none_or(|sum| sum.to_string() == self.sha256)
-    }
-}
-
-impl Source {
-    fn of(emulator: &Emulator) -> Result<Self> {
-        let metadata = emulator.file.metadata().call(|| "fstat".into())?;
-        Ok(Self {
-            path: emulator.path.clone(),
-            size: metadata.len(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            build_id: emulator.program.build_id.as_deref().map(hex),
-        })
-    }
-}
-
-fn launcher_sum() -> String {
-    Sha256Sum::new(Sha256::digest(LAUNCHER).into()).to_string()
-}
-
-/// What there is of the prepared copy of an emulator.
-#[derive(Debug)]
-pub enum Copy {
-    /// One to be used: made from the emulator as it is now, and nobody but root can write it.
-    Fresh(File),
-    /// One that is not to be used, for this reason.
-    Stale(String),
-    /// None.
-    Missing,
-}
-
-impl Copy {
-    /// Where that of `emulator` is, if there is one.
-    #[must_use]
-    pub fn path(emulator: &Emulator) -> PathBuf {
-        Path::new(PREPARED).join(emulator.path.file_name().unwrap_or_default())
-    }
-
-    /// Looks for that of `emulator`. One of another file of that name is none.
-    #[must_use]
-    pub fn of(emulator: &Emulator, caller: Caller) -> Self {
-        let path = Self::path(emulator);
-        match trust::open(&path, caller, &["var"]) {
-            Ok(None) => Self::Missing,
-            Ok(Some(_)) if !is_available() => Self::Missing,
-            Ok(Some(file)) => Self::opened(file, &path, emulator),
-            Err(why) => Self::Stale(message::line(&why)),
-        }
-    }
-
-    fn opened(file: File, path: &Path, emulator: &Emulator) -> Self {
-        if is_noexec(&file) {
-            return Self::Stale(format!("{} is on a file system mounted noexec", path.display()));
-        }
-        let record = Record::read(&file);
-        let is_executable = file.metadata().is_ok_and(|metadata| metadata.mode() & 0o111 != 0);
-        match record {
-            Some(record) if record.source.path != emulator.path => Self::Missing,
-            Some(record) if record.is_of(emulator) && is_executable => Self::Fresh(file),
-            Some(record) if record.is_of(emulator) => {
-                Self::Stale(format!("{} is not executable", path.display()))
-            }
-            _ => Self::Stale(format!(
-                "{} is not made from {} as it is now",
-                path.display(),
-                emulator.path.display()
-            )),
-        }
-    }
-
-    /// As people and programs are told it.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Fresh(_) => "fresh",
-            Self::Stale(_) => "stale",
-            Self::Missing => "missing",
-        }
-    }
-}
-
-/// Whether nothing on the mount of `file` can be executed.
-fn is_noexec(file: &File) -> bool {
-    rustix::fs::fstatvfs(file).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Gives `to` the label by which `SELinux` lets containers execute `from`.

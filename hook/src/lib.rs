@@ -1,7 +1,8 @@
 //! toolbx-arch makes containers of another CPU architecture simply run.
 //!
 //! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`
-//! and [`sqlite`], `detect`, `policy`, `request`, `container`, `scope`, `emulator` and `trust`;
+//! and [`sqlite`], `detect`, `policy`, `request` and [`arguments`], `container`, `scope`, `emulator`,
+//! [`launcher`], [`prepared`] and `trust`;
 //! [`network`], [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`],
 //! `elf`, `binfmt` and `message` are used by all of them. [`precreate`] is Podman's earlier stage,
 //! which only rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try
@@ -29,6 +30,7 @@ pub mod oci;
 pub mod orders;
 pub mod policy;
 pub mod precreate;
+pub mod prepared;
 pub mod probe;
 pub mod request;
 pub mod sandbox;

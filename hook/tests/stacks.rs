@@ -5,11 +5,12 @@
 use std::arch::global_asm;
 use std::ffi::{CStr, CString};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::sync::Mutex;
 
 use nix::libc;
+use rustix::process::WaitOptions;
 use toolbx_arch::launcher::LAUNCHER;
 
 const AT_NULL: usize = 0;
@@ -80,6 +81,12 @@ fn stack(argv: &[&str], envp: &[&str], auxv: &[(usize, usize)]) -> Stack {
 impl Stack {
     /// What the launcher makes of it.
     fn launched(&self) -> Self {
+        let _turn = ONE_AT_A_TIME.lock();
+        self.launched_alone()
+    }
+
+    /// The same, for whoever has the turn.
+    fn launched_alone(&self) -> Self {
         let strings = |list: &[String]| -> Vec<*mut i8> {
             list.iter().map(|text| CString::new(text.as_str()).unwrap().into_raw().cast()).collect()
         };
@@ -98,7 +105,6 @@ impl Stack {
             if (memory.as_ptr() as usize + room * 8).is_multiple_of(16) { room } else { room + 1 };
         memory[top..top + words.len()].copy_from_slice(&words);
         let code = executable();
-        let _turn = ONE_AT_A_TIME.lock();
         // SAFETY: the launcher reads the stack that was built, writes to the room below it, and jumps
         // to `landing`, which gives this function its stack and registers back.
         let result = unsafe { run_launcher(&raw const memory[top], code) };
@@ -176,25 +182,34 @@ fn what_was_executed_by_itself_may_tell_its_version() {
     }
 }
 
-/// It ends the process, so in another one: this very test, told which case to try.
+/// It ends the process, so in another one.
 #[test]
 fn what_was_executed_by_itself_may_do_nothing_else() {
-    const CASE: &str = "STACKS_CASE";
     let cases: [&[&str]; 5] =
         [&[], &["qemu"], &["qemu", "program"], &["qemu", "-D", "x"], &["qemu", ""]];
-    if let Ok(case) = std::env::var(CASE) {
-        stack(cases[case.parse::<usize>().unwrap()], &[], &[(AT_ENTRY, 5)]).launched();
-        return;
-    }
-    for (number, case) in cases.iter().enumerate() {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "what_was_executed_by_itself_may_do_nothing_else"])
-            .env(CASE, number.to_string())
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(126), "{case:?}");
-        assert!(output.stderr.starts_with(b"toolbx-arch: this copy"), "{case:?}");
-        assert!(output.stderr.ends_with(b"own file\n"), "{case:?}");
+    for case in cases {
+        let given = stack(case, &[], &[(AT_ENTRY, 5)]);
+        let (mut says, to) = std::io::pipe().unwrap();
+        // Taken here: in the child nobody would give it back.
+        let turn = ONE_AT_A_TIME.lock();
+        let Some(child) = toolbx_arch::kernel::fork().unwrap() else {
+            // SAFETY: standard error is not used by anything else in this process, which ends here.
+            unsafe {
+                libc::dup2(to.as_raw_fd(), 2);
+                given.launched_alone();
+                libc::_exit(0)
+            }
+        };
+        drop((to, turn));
+        let mut said = String::new();
+        says.read_to_string(&mut said).unwrap();
+        let (_, status) =
+            rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(126), "{case:?}");
+        assert!(
+            said.starts_with("toolbx-arch: this copy") && said.ends_with("own file\n"),
+            "{said}"
+        );
     }
 }
 

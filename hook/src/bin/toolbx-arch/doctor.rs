@@ -9,9 +9,10 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use toolbx_arch::emulator;
 use toolbx_arch::instance::Visible;
-use toolbx_arch::launcher::{self, Copy};
+use toolbx_arch::launcher;
 use toolbx_arch::message;
 use toolbx_arch::policy::{self, Launcher, Policy};
+use toolbx_arch::prepared::Prepared;
 use toolbx_arch::trust::Caller;
 
 use crate::args::Doctor;
@@ -391,10 +392,10 @@ fn copies(targets: &[Target], policy: Launcher) -> Finding {
     const WHAT: &str = "launcher";
     const FIX: &str = "run: sudo toolbx-arch prepare";
     let usable: Vec<_> = targets.iter().filter(|target| target.emulator.is_ok()).collect();
-    let fresh = usable.iter().filter(|target| matches!(target.copy, Copy::Fresh(_))).count();
+    let fresh = usable.iter().filter(|target| matches!(target.copy, Prepared::Fresh(_))).count();
     let missing = usable.len() - fresh;
     let stale = usable.iter().find_map(|target| match &target.copy {
-        Copy::Stale(why) => Some(why),
+        Prepared::Stale(why) => Some(why),
         _ => None,
     });
     match (policy, stale) {

@@ -10,9 +10,9 @@ use toolbx_arch::arguments::Arguments;
 use toolbx_arch::binfmt::{Entry, serving};
 use toolbx_arch::emulator::{self, Emulator};
 use toolbx_arch::instance::Visible;
-use toolbx_arch::launcher::Copy;
 use toolbx_arch::message;
 use toolbx_arch::policy::Policy;
+use toolbx_arch::prepared::Prepared;
 use toolbx_arch::trust::Caller;
 
 use crate::args::List;
@@ -24,7 +24,7 @@ pub struct Target {
     /// What the hook would use, or why it would use nothing.
     pub emulator: Result<Emulator>,
     /// Its prepared copy.
-    pub copy: Copy,
+    pub copy: Prepared,
     /// What it is told, by the policy.
     pub arguments: Arguments,
     /// What the policy says.
@@ -71,7 +71,7 @@ pub fn targets(caller: Caller) -> Result<Vec<Target>> {
         let emulator = emulator::find(arch, &policy, caller);
         Target {
             arch,
-            copy: emulator.as_ref().map_or(Copy::Missing, |found| Copy::of(found, caller)),
+            copy: emulator.as_ref().map_or(Prepared::Missing, |found| Prepared::of(found, caller)),
             emulator,
             arguments: policy.arguments(arch),
             is_allowed: policy.allows(arch),
@@ -128,7 +128,7 @@ impl Target {
                 "path": emulator.path.display().to_string(),
                 "version": version(&emulator.path),
                 "copy": self.copy.name(),
-                "stale": if let Copy::Stale(why) = &self.copy { Some(why) } else { None },
+                "stale": if let Prepared::Stale(why) = &self.copy { Some(why) } else { None },
                 "arguments": self.arguments.to_string().trim_start(),
             })),
             "problem": self.emulator.as_ref().err().filter(|_| self.is_used()).map(message::line),

@@ -12,9 +12,10 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use toolbx_arch::emulator::{self, Emulator};
-use toolbx_arch::launcher::{self, Copy, PREPARED, Record};
+use toolbx_arch::launcher;
 use toolbx_arch::message::{self, Call};
 use toolbx_arch::policy::{Launcher, Policy};
+use toolbx_arch::prepared::{DIRECTORY, Prepared, Record};
 use toolbx_arch::trust::Caller;
 
 use crate::args::Prepare;
@@ -54,7 +55,9 @@ pub fn run(arguments: &Prepare) -> Result<ExitCode> {
     let nothing_to_do = steps.iter().all(|step| matches!(step.todo, Todo::Nothing));
     if arguments.json {
         let copies = steps.iter().zip(&outcomes).map(|(step, outcome)| step.to_json(outcome));
-        terminal::print_json(&json!({"directory": PREPARED, "copies": copies.collect::<Vec<_>>()}));
+        terminal::print_json(
+            &json!({"directory": DIRECTORY, "copies": copies.collect::<Vec<_>>()}),
+        );
     } else if nothing_to_do {
         terminal::print(&nothing_done(steps.len(), may_be));
     }
@@ -70,7 +73,7 @@ fn nothing_done(fresh: usize, may_be: bool) -> String {
         }
         _ if !may_be => "nothing to prepare: the policy's launcher says never\n".into(),
         0 => format!("nothing to prepare: no emulator was found; {}\n", emulator::INSTALL),
-        _ => format!("nothing to prepare: {fresh} in {PREPARED}, all fresh\n"),
+        _ => format!("nothing to prepare: {fresh} in {DIRECTORY}, all fresh\n"),
     }
 }
 
@@ -89,7 +92,7 @@ fn ensure_usable(target: &Target) -> Result<()> {
 /// An emulator that may have a copy.
 struct Source<'a> {
     emulator: &'a Emulator,
-    copy: &'a Copy,
+    copy: &'a Prepared,
     /// What it is for.
     targets: Vec<&'a Target>,
 }
@@ -125,9 +128,9 @@ enum Todo<'a> {
 impl<'a> Step<'a> {
     fn of(name: &OsString, source: &Source<'a>) -> Self {
         let todo = match source.copy {
-            Copy::Fresh(_) => Todo::Nothing,
-            Copy::Stale(why) => Todo::Make(source.emulator, Some(why)),
-            Copy::Missing => Todo::Make(source.emulator, None),
+            Prepared::Fresh(_) => Todo::Nothing,
+            Prepared::Stale(why) => Todo::Make(source.emulator, Some(why)),
+            Prepared::Missing => Todo::Make(source.emulator, None),
         };
         let targets = source.targets.iter().map(|target| target.arch.name).collect();
         Self { name: name.clone(), targets, todo }
@@ -162,7 +165,7 @@ impl Todo<'_> {
             Self::Nothing => Ok("fresh"),
             Self::Make(emulator, _) => make(emulator, caller).map(|()| "prepared"),
             Self::Remove(name) => {
-                let path = Path::new(PREPARED).join(name);
+                let path = Path::new(DIRECTORY).join(name);
                 std::fs::remove_file(&path).call(|| format!("remove {}", path.display()))?;
                 Ok("removed")
             }
@@ -172,9 +175,9 @@ impl Todo<'_> {
 
 /// The copies that nothing has a use for: their emulators are gone, or not allowed.
 fn needless(sources: &BTreeMap<OsString, Source>) -> Result<Vec<Step<'static>>> {
-    let entries = match std::fs::read_dir(PREPARED) {
+    let entries = match std::fs::read_dir(DIRECTORY) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.call(|| format!("read {PREPARED}"))?,
+        entries => entries.call(|| format!("read {DIRECTORY}"))?,
     };
     let names = entries.flatten().map(|entry| entry.file_name());
     let is_ours = |name: &OsString| name == LOCK || name == UNFINISHED;
@@ -186,7 +189,7 @@ fn needless(sources: &BTreeMap<OsString, Source>) -> Result<Vec<Step<'static>>> 
 
 /// Makes the copy of `emulator`, under another name first, so that the hook sees a whole one or none.
 fn make(emulator: &Emulator, caller: Caller) -> Result<()> {
-    let path = Copy::path(emulator);
+    let path = Prepared::path(emulator);
     let unfinished = path.with_file_name(UNFINISHED);
     let made = write(emulator, &unfinished).and_then(|()| {
         std::fs::rename(&unfinished, &path).call(|| format!("rename to {}", path.display()))
@@ -196,9 +199,9 @@ fn make(emulator: &Emulator, caller: Caller) -> Result<()> {
     }
     made.with_context(|| format!("prepare {}", emulator.path.display()))?;
     // What is wrong may be the directory, or the emulator has changed meanwhile.
-    match Copy::of(emulator, caller) {
-        Copy::Stale(why) => bail!("{why}"),
-        Copy::Fresh(_) | Copy::Missing => Ok(()),
+    match Prepared::of(emulator, caller) {
+        Prepared::Stale(why) => bail!("{why}"),
+        Prepared::Fresh(_) | Prepared::Missing => Ok(()),
     }
 }
 
@@ -219,7 +222,7 @@ fn write(emulator: &Emulator, to: &Path) -> Result<()> {
 /// Makes the directory, waits for whoever else is at work there, and takes away what a killed one has
 /// left. Held as long as it is open.
 fn lock() -> Result<File> {
-    let directory = Path::new(PREPARED);
+    let directory = Path::new(DIRECTORY);
     let path = directory.join(LOCK);
     let lock = std::fs::create_dir_all(directory).and_then(|()| {
         File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)
@@ -229,7 +232,7 @@ fn lock() -> Result<File> {
         .call(|| format!("flock {}", path.display()))?;
     match std::fs::remove_file(directory.join(UNFINISHED)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).call(|| format!("remove {PREPARED}/{UNFINISHED}"))?;
+            Err(error).call(|| format!("remove {DIRECTORY}/{UNFINISHED}"))?;
         }
         _ => {}
     }
