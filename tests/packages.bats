@@ -139,12 +139,12 @@ fresh_rpm() { forget; install_rpm; }
     killed fresh_rpm remove_rpm
 }
 
-# A package that brings the emulator for s390x, of another content in each version.
+# A package that brings the emulator for s390x, of another size in each version.
 make_emulator_deb() { # version
     local tree=$RUN/emulator
     mkdir -p "$tree"/{DEBIAN,usr/bin}
     cp "$RUN/qemu-s390x-static" "$tree/usr/bin/"
-    echo "$1" >>"$tree/usr/bin/qemu-s390x-static"
+    seq "$1" >>"$tree/usr/bin/qemu-s390x-static"
     printf '%s\n' 'Package: emulator' "Version: $1" 'Architecture: all' 'Maintainer: nobody <nobody@localhost>' \
         'Description: an emulator' >"$tree/DEBIAN/control"
     dpkg-deb -Z none --build "$tree" "$RUN/emulator.deb"
@@ -165,7 +165,7 @@ AutoReqProv: no
 An emulator.
 %install
 install -D -m 755 $RUN/qemu-s390x-static %{buildroot}/usr/bin/qemu-s390x-static
-echo $1 >>%{buildroot}/usr/bin/qemu-s390x-static
+seq $1 >>%{buildroot}/usr/bin/qemu-s390x-static
 %files
 /usr/bin/qemu-s390x-static
 END

@@ -106,9 +106,9 @@ wrapped() { # program argument…
 
 @test "the kernel refuses the mount" {
     wrapped "$RUN/deny"
-    container_refused "refuses a binfmt_misc of the container's own; this takes Linux 6.7" \
+    container_refused "refuses a tmpfs of the container's own; this takes Linux 6.7" \
         as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto --annotation toolbx.arch=arm64 $arm uname -m
-    container_refused "refuses a binfmt_misc of the container's own; this takes Linux 6.7" \
+    container_refused "refuses a tmpfs of the container's own; this takes Linux 6.7" \
         as_alice --hooks-dir "$RUN/hooks" run --rm --annotation toolbx.arch=arm64 $arm uname -m
 }
 

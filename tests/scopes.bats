@@ -93,7 +93,7 @@ s390x"
     on_host 'as_alice --hooks-dir "$RUN/hooks" run --rm --userns=keep-id --annotation toolbx.arch=s390x localhost/busybox:s390x uname -m'
     prints s390x
     logged 'decision="inherited"' 'scope="private"'
-    grep -q 'refuses a binfmt_misc of the container' /run/log.records
+    grep -q 'refuses a tmpfs of the container' /run/log.records
 }
 
 @test "fifty containers of four architectures at once in one shared namespace" {

@@ -69,17 +69,22 @@ pub struct Carried {
 /// other container would have registered.
 pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
-    let Inside { place, pinned, room } = match go_in(plan) {
+    let Inside { place, pinned } = match go_in(plan) {
         Err(why) => return Ok(Applied::Refused(why)),
         inside => inside?,
     };
+    // An old kernel, or a filter; but what was visible before is visible still.
+    let refused = |why| match &plan.visible {
+        Some(visible) if plan.is_served_by(visible) => Applied::Inherited(message::line(&why)),
+        _ => Applied::Refused(why),
+    };
+    let room = match room_for(plan) {
+        Err(why) => return Ok(refused(why)),
+        Ok(room) => room,
+    };
     let context = match new_instance(container) {
-        // An old kernel, or a filter; but what was visible before is visible still.
-        Err(why) if plan.visible.as_ref().is_some_and(|visible| plan.is_served_by(visible)) => {
-            return Ok(Applied::Inherited(message::line(&why)));
-        }
-        Err(why) => return Ok(Applied::Refused(why)),
-        context => context?,
+        Err(why) => return Ok(refused(why)),
+        Ok(context) => context,
     };
     let instance = Instance::new(mount(&context, MountAttrFlags::empty(), container)?)?;
     let there = instance.entries()?;
@@ -110,8 +115,6 @@ struct Inside {
     place: OwnedFd,
     /// The emulators, by the paths that their handlers are to have.
     pinned: BTreeMap<PathBuf, OwnedFd>,
-    /// An empty file system, attached nowhere, but for the copies of emulators that are made in it.
-    room: OwnedFd,
 }
 
 /// Enters the container, and shows it the emulators.
@@ -130,13 +133,7 @@ fn go_in(plan: &Plan) -> Result<Inside> {
             make_directories(dev, path.strip_prefix("/dev")?)?
         }
     };
-    let room = room()?;
-    copies(plan).iter().try_for_each(|(name, emulator)| copy(&room, name, emulator))?;
-    // One that cannot be made is lost, as its handler will say.
-    for (name, emulator) in others_copies(plan) {
-        let _ = copy(&room, name, emulator);
-    }
-    Ok(Inside { place, pinned, room })
+    Ok(Inside { place, pinned })
 }
 
 /// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
@@ -332,7 +329,9 @@ fn new_instance(container: &Container) -> Result<OwnedFd> {
         context => context.call(|| call("fsopen")),
     }?;
     match rustix::mount::fsconfig_create(&context) {
-        Err(errno @ Errno::PERM) => Err(errno).call(|| call("mount")).with_context(refused_mount),
+        Err(errno @ Errno::PERM) => {
+            Err(errno).call(|| call("mount")).with_context(|| refused_mount("a binfmt_misc"))
+        }
         created => created.call(|| call("mount")).map(|()| context),
     }
 }
@@ -344,10 +343,10 @@ fn mount(context: impl AsFd, attributes: MountAttrFlags, container: &Container) 
 }
 
 /// Why the kernel may refuse the mount, and what to do.
-fn refused_mount() -> String {
+fn refused_mount(what: &str) -> String {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     format!(
-        "the kernel ({release}) refuses a binfmt_misc of the container's own; this takes Linux 6.7 \
+        "the kernel ({release}) refuses {what} of the container's own; this takes Linux 6.7 \
          or later, and no seccomp filter or security module in the way"
     )
 }
@@ -381,15 +380,27 @@ fn ensure_free_for(plan: &Plan, instance: &Instance, there: &[Entry]) -> Result<
     plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
 }
 
-/// An empty file system in memory, of the user namespace that the process is in, attached nowhere.
-fn room() -> Result<OwnedFd> {
+/// A file system in memory, of the user namespace that the process is in, attached nowhere: empty, but
+/// for the copies of emulators that are made in it.
+fn room_for(plan: &Plan) -> Result<OwnedFd> {
     let call = |call: &str| format!("{call} a tmpfs for emulators");
     let context =
         rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
-    rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
+    match rustix::mount::fsconfig_create(&context) {
+        Err(errno @ Errno::PERM) => {
+            return Err(errno).call(|| call("mount")).with_context(|| refused_mount("a tmpfs"));
+        }
+        created => created.call(|| call("mount"))?,
+    }
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .call(|| call("fsmount"))
+    let room = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .call(|| call("fsmount"))?;
+    copies(plan).iter().try_for_each(|(name, emulator)| copy(&room, name, emulator))?;
+    // One that cannot be made is lost, as its handler will say.
+    for (name, emulator) in others_copies(plan) {
+        let _ = copy(&room, name, emulator);
+    }
+    Ok(room)
 }
 
 /// Goes into a mount namespace of the hook's own, which ends with it, and makes `room` the root there.
