@@ -65,8 +65,7 @@ impl Record {
     }
 
     /// The one at the end of `file`, if there is one.
-    #[must_use]
-    pub fn read(file: &File) -> Option<Self> {
+    fn read(file: &File) -> Option<Self> {
         let length = file.metadata().ok()?.len();
         let mut text = [0; RECORD_LEN];
         file.read_exact_at(&mut text, length.checked_sub(RECORD_LEN as u64)?).ok()?;
@@ -141,13 +140,15 @@ impl Prepared {
         if is_noexec(&file) {
             return Self::Stale(format!("{} is on a file system mounted noexec", path.display()));
         }
-        let record = Record::read(&file);
         let is_executable = file.metadata().is_ok_and(|metadata| metadata.mode() & 0o111 != 0);
-        match record {
+        match Record::read(&file) {
             Some(record) if record.source.path != emulator.path => Self::Missing,
-            Some(record) if record.is_of(emulator) && is_executable => Self::Fresh(file),
             Some(record) if record.is_of(emulator) => {
-                Self::Stale(format!("{} is not executable", path.display()))
+                if is_executable {
+                    Self::Fresh(file)
+                } else {
+                    Self::Stale(format!("{} is not executable", path.display()))
+                }
             }
             _ => Self::Stale(format!(
                 "{} is not made from {} as it is now",

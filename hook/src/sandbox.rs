@@ -71,7 +71,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
     let Inside { place, pinned } = match go_in(plan) {
         Err(why) => return Ok(Applied::Refused(why)),
-        inside => inside?,
+        Ok(inside) => inside,
     };
     // An old kernel, or a filter; but what was visible before is visible still.
     let refused = |why| match &plan.visible {
