@@ -45,7 +45,7 @@ pub fn run(arguments: &Prepare) -> Result<ExitCode> {
         steps.extend(needless(&sources)?);
     }
     let outcomes = steps.iter().map(|step| {
-        let outcome = if arguments.check { Ok(step.todo.name()) } else { step.todo.done(caller) };
+        let outcome = if arguments.check { Ok(step.todo.name()) } else { step.done(caller) };
         if !arguments.json {
             tell(step, &outcome);
         }
@@ -122,7 +122,7 @@ enum Todo<'a> {
     /// It is to be made; in place of one that is stale, for that reason.
     Make(&'a Emulator, Option<&'a str>),
     /// Nothing has a use for it.
-    Remove(OsString),
+    Remove,
 }
 
 impl<'a> Step<'a> {
@@ -134,6 +134,19 @@ impl<'a> Step<'a> {
         };
         let targets = source.targets.iter().map(|target| target.arch.name).collect();
         Self { name: name.clone(), targets, todo }
+    }
+
+    /// Does what is to be done. Returns how the copy is then.
+    fn done(&self, caller: Caller) -> Result<&'static str> {
+        match self.todo {
+            Todo::Nothing => Ok("fresh"),
+            Todo::Make(emulator, _) => make(emulator, caller).map(|()| "prepared"),
+            Todo::Remove => {
+                let path = Path::new(DIRECTORY).join(&self.name);
+                std::fs::remove_file(&path).call(|| format!("remove {}", path.display()))?;
+                Ok("removed")
+            }
+        }
     }
 
     fn to_json(&self, outcome: &Result<&'static str>) -> Value {
@@ -155,20 +168,7 @@ impl Todo<'_> {
             Self::Nothing => "fresh",
             Self::Make(_, Some(_)) => "stale",
             Self::Make(_, None) => "missing",
-            Self::Remove(_) => "needless",
-        }
-    }
-
-    /// Does it. Returns how the copy is then.
-    fn done(&self, caller: Caller) -> Result<&'static str> {
-        match self {
-            Self::Nothing => Ok("fresh"),
-            Self::Make(emulator, _) => make(emulator, caller).map(|()| "prepared"),
-            Self::Remove(name) => {
-                let path = Path::new(DIRECTORY).join(name);
-                std::fs::remove_file(&path).call(|| format!("remove {}", path.display()))?;
-                Ok("removed")
-            }
+            Self::Remove => "needless",
         }
     }
 }
@@ -183,7 +183,7 @@ fn needless(sources: &BTreeMap<OsString, Source>) -> Result<Vec<Step<'static>>> 
     let is_ours = |name: &OsString| name == LOCK || name == UNFINISHED;
     Ok(names
         .filter(|name| !sources.contains_key(name) && !is_ours(name))
-        .map(|name| Step { name: name.clone(), targets: Vec::new(), todo: Todo::Remove(name) })
+        .map(|name| Step { name, targets: Vec::new(), todo: Todo::Remove })
         .collect())
 }
 
