@@ -95,17 +95,39 @@ END
     diff <(echo "$before") <(cd "$RUN/rootfs" && find . -printf '%p %y %m %s %U\n' | sort)
 }
 
-@test "the hook starts no process" {
+# A directory of drop-ins for the hook under strace, which leaves $RUN/trace.
+traced() { # option of strace…
     mkdir -p "$RUN/hooks"
-    jq --arg trace "$RUN/trace" '.hook.path = "/usr/bin/strace" |
-        .hook.args = ["strace", "-f", "-o", $trace, "/usr/libexec/oci/hooks.d/toolbx-arch-hook", "create-runtime"]' \
+    jq --arg trace "$RUN/trace" --arg options "$*" '.hook.path = "/usr/bin/strace" | .hook.args =
+        ["strace", "-f", "-o", $trace] + ($options / " " - [""]) + ["/usr/libexec/oci/hooks.d/toolbx-arch-hook", "create-runtime"]' \
         /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/traced.json"
+    rm -f "$RUN/trace"
+}
+
+@test "the hook starts no process" {
+    traced
     as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm true
     rm -r "$RUN/hooks"
     grep -q 'exited with 0' "$RUN/trace"
     run grep -E "(fork|vfork|clone3?)\(" "$RUN/trace"
     [ "$status" = 1 ] || fail "$output"
     [ "$(grep -c 'execve(' "$RUN/trace")" = 1 ]
+}
+
+@test "as on a kernel before 6.15, which mounts nothing on what is attached nowhere" {
+    local podman options
+    chmod 777 "$RUN"
+    traced --inject=move_mount:error=EINVAL:when=2
+    for podman in "as_root --userns=auto" "as_alice --userns=keep-id" "as_alice"; do
+        read -r podman options <<<"$podman"
+        run --separate-stderr $podman --hooks-dir "$RUN/hooks" run --rm $options $annotated $arm \
+            sh -c 'uname -m; (echo : >/proc/sys/fs/binfmt_misc/register) 2>&1'
+        [[ "$output" == aarch64*"ead-only file system"* ]] || fail "$podman: $output $stderr"
+        grep -q 'INJECTED' "$RUN/trace"
+        grep -q 'unshare(CLONE_NEWNS) *= 0' "$RUN/trace"
+        rm -f "$RUN/trace"
+    done
+    rm -r "$RUN/hooks"
 }
 
 @test "peak memory is at most 4 MiB" {

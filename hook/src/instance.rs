@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -80,16 +80,26 @@ impl Keep {
         if is_shared(&place, &mountinfo::own().ok()?).unwrap_or(true) {
             return None;
         }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let mount_namespace = rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).ok()?;
-        Some(Self { mount_namespace, place })
+        Some(Self { mount_namespace: own_mount_namespace().ok()?, place })
     }
+}
+
+/// The mount namespace that this process is in.
+pub fn own_mount_namespace() -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty())
 }
 
 /// The root directory of a binfmt_misc mount.
 #[derive(Debug)]
 pub struct Instance {
     dir: OwnedFd,
+}
+
+impl AsFd for Instance {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
 }
 
 impl Instance {

@@ -25,7 +25,7 @@ use crate::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
 use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::emulator::Emulator;
 use crate::hook::{Carry, Form, Plan, Program};
-use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
+use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free, own_mount_namespace};
 use crate::kernel;
 use crate::launcher;
 use crate::message::{self, Call};
@@ -34,9 +34,8 @@ use crate::scope::Scope;
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
 const HIDDEN_INSTANCE: &str = "binfmt_misc";
-/// How an instance is mounted for others.
-const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
-    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+/// How an instance is mounted.
+const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
@@ -63,8 +62,8 @@ pub struct Carried {
 /// Does what `plan` says.
 ///
 /// What can be found wrong is found before the instance is made, since that alone hides the handlers
-/// of the namespaces above. If it fails after that, the container is not to be started: what it mounted is in the
-/// container's mount namespace, which the runtime destroys with a container whose hook failed;
+/// of the namespaces above. If it fails after that, the container is not to be started: what it shows
+/// is in the container's mount namespace, which the runtime destroys with a container whose hook failed;
 /// handlers end with the last mount of their instance, and those in a shared one are what any
 /// other container would have registered.
 pub fn apply(plan: &Plan) -> Result<Applied> {
@@ -86,7 +85,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         Err(why) => return Ok(refused(why)),
         Ok(context) => context,
     };
-    let instance = Instance::new(mount(&context, MountAttrFlags::empty(), container)?)?;
+    let instance = Instance::new(mount(&context, container)?)?;
     let there = instance.entries()?;
     if let Err(why) = ensure_free_for(plan, &instance, &there) {
         // Whoever did not ask for anything is content with any emulator.
@@ -97,16 +96,19 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
             Applied::Refused(why)
         });
     }
-    attach(container, &place)?;
-    enter_private_root(&room, &pinned)?;
+    let left = enter_private_root(&room, &pinned)?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
-    // Even if that failed: the mount has hidden the others' handlers.
+    let attached = registered.and_then(|()| {
+        left.as_ref().map_or(Ok(()), |namespace| enter_mount_namespace(namespace, "container"))?;
+        attach(&instance, container, &place)
+    });
+    // Even if that failed: the instance hides the others' handlers.
     let kept = match &plan.keep {
         Some(keep) if !carried.over.is_empty() => keep_alive(keep, &instance, container),
         _ => Ok(()),
     };
-    registered.and(kept).map(|()| Applied::Whole(carried))
+    attached.and(kept).map(|()| Applied::Whole(carried))
 }
 
 /// What is at hand inside a container.
@@ -247,13 +249,29 @@ fn become_root() -> Result<()> {
         .context("the container's user namespace has no root; map uid and gid 0")
 }
 
-/// Attaches emulators at their paths below `at`, which is the directory `top`; a relative path is one
-/// in there.
+/// Attaches emulators at their paths below `at`, which is the directory `top`.
 fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<PathBuf, OwnedFd>) -> Result<()> {
+    attach_emulators(&places(top, at, emulators)?).call(|| "move_mount an emulator".into())
+}
+
+/// A detached mount of an emulator, and the file that it is to lie on.
+type Placed<'a> = (&'a OwnedFd, OwnedFd);
+
+fn attach_emulators(placed: &[Placed]) -> rustix::io::Result<()> {
+    placed.iter().try_for_each(|(clone, place)| move_mount(clone, place))
+}
+
+/// Makes a file for each emulator at its path below `at`, which is the directory `top`; a relative path
+/// is one in there. Without those that are shown there already.
+fn places<'a>(
+    top: &OwnedFd,
+    at: &Path,
+    emulators: &'a BTreeMap<PathBuf, OwnedFd>,
+) -> Result<Vec<Placed<'a>>> {
+    let mut placed = Vec::with_capacity(emulators.len());
     // They come by directory, mostly one.
     let mut last: Option<(&Path, OwnedFd)> = None;
     for (path, clone) in emulators {
-        let call = |call: &str| format!("{call} {} for an emulator", path.display());
         let (parent, file) = path.parent().zip(path.file_name()).context("no file name")?;
         let directory = match last.take() {
             Some((same, directory)) if same == parent => directory,
@@ -263,14 +281,16 @@ fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<PathBuf, OwnedFd>) -> Res
         match step(&directory, file, create, 0o444) {
             // By the hook that another drop-in or device has had called for the same container.
             Err(Errno::EXIST | Errno::XDEV) if shows(&directory, file, clone) => {}
-            place => {
-                let place = place.call(|| call("create")).with_context(taken)?;
-                move_mount(clone, &place).call(|| call("move_mount"))?;
-            }
+            place => placed.push((
+                clone,
+                place
+                    .call(|| format!("create {} for an emulator", path.display()))
+                    .with_context(taken)?,
+            )),
         }
         last = Some((parent, directory));
     }
-    Ok(())
+    Ok(placed)
 }
 
 /// Whether `name` in `dir` is the very file that `clone` shows.
@@ -301,7 +321,7 @@ fn make_directories(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
 }
 
 /// Attaches a detached mount at the opened place.
-fn move_mount(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
+fn move_mount(mount: impl AsFd, place: &OwnedFd) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", place, "", flags)
 }
@@ -337,8 +357,8 @@ fn new_instance(container: &Container) -> Result<OwnedFd> {
 }
 
 /// A mount of it, attached nowhere yet. Every one in a user namespace shows the same instance.
-fn mount(context: impl AsFd, attributes: MountAttrFlags, container: &Container) -> Result<OwnedFd> {
-    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+fn mount(context: impl AsFd, container: &Container) -> Result<OwnedFd> {
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, INERT)
         .call(|| format!("fsmount binfmt_misc for container {}", container.id))
 }
 
@@ -354,9 +374,7 @@ fn refused_mount(what: &str) -> String {
 /// Attaches the instance in the container, where its handlers live as long as that mount.
 ///
 /// Read-only: the container's root would otherwise need no capability to write it.
-fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
-    // A second mount of the same instance. Making the first one read-only would be EBUSY as long
-    // as a writer of `register` is open.
+fn attach(instance: &Instance, container: &Container, place: &OwnedFd) -> Result<()> {
     let call = |call: &str| format!("{call} binfmt_misc in container {}", container.id);
     // As it looks without a mount, to be laid on top of ours, which lives all the same.
     let untouched = if container.mounts_itself {
@@ -366,9 +384,10 @@ fn attach(container: &Container, place: &OwnedFd) -> Result<()> {
     } else {
         None
     };
-    move_mount(&mount(new_instance(container)?, READ_ONLY, container)?, place)
-        .call(|| call("mount"))?;
-    untouched.map_or(Ok(()), |untouched| move_mount(&untouched, place).call(|| call("cover")))
+    // Only now, and this very mount: one whose `register` is open for writing cannot become read-only.
+    kernel::make_read_only(instance).call(|| call("mount_setattr"))?;
+    move_mount(instance, place).call(|| call("mount"))?;
+    untouched.map_or(Ok(()), |untouched| move_mount(untouched, place).call(|| call("cover")))
 }
 
 /// Fails, before anything is added, where what is `there` in the instance already is in our way.
@@ -403,25 +422,52 @@ fn room_for(plan: &Plan) -> Result<OwnedFd> {
     Ok(room)
 }
 
-/// Goes into a mount namespace of the hook's own, which ends with it, and makes `room` the root there.
-/// The emulators are attached in it at the paths that their handlers are to have.
+/// Makes `room` the hook's root. The emulators are attached in it at the paths that their handlers are
+/// to have.
 ///
 /// So the kernel finds, and pins with flag F, the very files that were checked, or copies of them, on
 /// mounts that are read-only and that no container can reach; and nobody can change a path under it
-/// meanwhile.
-fn enter_private_root(room: &OwnedFd, emulators: &BTreeMap<PathBuf, OwnedFd>) -> Result<()> {
+/// meanwhile. Returns the container's mount namespace, if it had to be left for that.
+fn enter_private_root(
+    room: &OwnedFd,
+    emulators: &BTreeMap<PathBuf, OwnedFd>,
+) -> Result<Option<OwnedFd>> {
     let call = |call: &str| format!("{call} a tmpfs for emulators");
+    let placed = places(room, Path::new("/"), emulators)?;
+    let left = match attach_emulators(&placed) {
+        // Before Linux 6.15 nothing can be mounted on what is attached nowhere itself.
+        Err(Errno::INVAL) => {
+            let left = attach_in_own_namespace(room)?;
+            attach_emulators(&placed).map(|()| Some(left))
+        }
+        attached => attached.map(|()| None),
+    }
+    .call(|| call("move_mount onto"))?;
+    drop(placed); // what is open for writing cannot become read-only
+    rustix::process::fchdir(room).call(|| call("fchdir"))?;
+    rustix::process::chroot(".").call(|| call("chroot"))?;
+    kernel::make_read_only(room).call(|| call("mount_setattr"))?;
+    Ok(left)
+}
+
+/// Attaches `room` in a mount namespace of the hook's own, which ends with it. Returns the one that it
+/// leaves.
+fn attach_in_own_namespace(room: &OwnedFd) -> Result<OwnedFd> {
+    let left = own_mount_namespace().call(|| "open /proc/self/ns/mnt".into())?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(std::io::Error::from)
         .call(|| "unshare a mount namespace".into())?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).call(|| "make / private".into())?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(room, "", CWD, "/", flags).call(|| call("move_mount"))?;
-    rustix::process::fchdir(room).call(|| call("fchdir"))?;
-    rustix::process::chroot(".").call(|| call("chroot"))?;
-    show(room, Path::new("/"), emulators)?;
-    kernel::make_read_only(room).call(|| call("mount_setattr"))
+    rustix::mount::move_mount(room, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .call(|| "move_mount a tmpfs for emulators".into())?;
+    Ok(left)
+}
+
+/// Goes back to a mount namespace, which is `whose`.
+fn enter_mount_namespace(namespace: &OwnedFd, whose: &str) -> Result<()> {
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+        .call(|| format!("setns back into the mount namespace of the {whose}"))
 }
 
 /// Makes a copy of `emulator` with the launcher in it: the file `name` in `room`.
@@ -462,13 +508,10 @@ fn carry_over(instance: &Instance, there: &[Entry], plan: &Plan) -> Result<Carri
 /// Keeps the instance, with what was carried over, in the engine's own mount namespace: what
 /// relies on those handlers must not lose them when this container ends.
 fn keep_alive(keep: &Keep, instance: &Instance, container: &Container) -> Result<()> {
-    let mount = mount(new_instance(container)?, READ_ONLY, container)?;
+    let mount = mount(new_instance(container)?, container)?;
+    kernel::make_read_only(&mount).call(|| "mount_setattr binfmt_misc".into())?;
     let device = instance.device()?;
-    rustix::thread::move_into_link_name_space(
-        keep.mount_namespace.as_fd(),
-        Some(LinkNameSpaceType::Mount),
-    )
-    .call(|| "setns back into the engine's mount namespace".into())?;
+    enter_mount_namespace(&keep.mount_namespace, "engine")?;
     // A container that started at the same time may have been faster; mounts would pile up.
     let there = Instance::mounted_at(Path::new(BINFMT_MISC));
     if there.is_some_and(|there| there.device().is_ok_and(|there| there == device)) {
