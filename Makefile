@@ -18,6 +18,10 @@ AUTO ?= yes
 # Which drop-ins: those that look into every container, or those that wait for an annotation.
 WHEN = $(if $(filter no,$(AUTO)),/annotation-only)
 
+# What the programs are built for: this machine, with the C library musl, on which a process begins in
+# a third of the time (docs/architecture.md). With glibc, for a Rust without musl or a machine that it
+# does not support: make TARGET=x86_64-unknown-linux-gnu
+TARGET = $(subst -gnu,-musl,$(shell rustc -vV | sed -n 's/^host: //p'))
 HOOK = target/toolbx-arch-hook
 PROGRAM = target/toolbx-arch
 MAN = target/man/toolbx-arch-hook.8 target/man/toolbx-arch-policy.5
@@ -50,7 +54,8 @@ DOCDIR = $(SHAREDIR)/doc/toolbx-arch
 # What `toolbx-arch prepare` writes.
 STATE = $(DESTDIR)/var/lib/toolbx-arch
 
-# To build: a C linker with the static C library, the binutils, and go-md2man for the man pages.
+# To build: a C linker with a C library for what runs while building, the binutils, and go-md2man for
+# the man pages.
 # To test: engines, runtimes, emulators, and what the laboratory and the tests call.
 PACKAGES = gcc libc6-dev binutils go-md2man \
 	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
@@ -63,6 +68,9 @@ PACKAGES = gcc libc6-dev binutils go-md2man \
 
 all: build
 
+# Rust's library for another target than the one it came with.
+ensure_rust_for = @test -d "$$(rustc --print sysroot)/lib/rustlib/$1" || rustup target add $1
+
 deps:
 	@tests/deps $(PACKAGES)
 
@@ -71,8 +79,9 @@ build: $(HOOK) $(PROGRAM) $(MAN) $(MANUALS)
 # Always asked: cargo knows best what has changed.
 .PHONY: $(HOOK) $(PROGRAM) $(MANUALS)
 $(HOOK) $(PROGRAM):
-	$(CARGO) build --release --locked --bin $(@F)
-	install -D -m 755 "target/$$(rustc -vV | sed -n 's/^host: //p')/release/$(@F)" $@
+	$(call ensure_rust_for,$(TARGET))
+	$(CARGO) build --release --locked --target $(TARGET) --bin $(@F)
+	install -D -m 755 target/$(TARGET)/release/$(@F) $@
 
 $(MANUALS):
 	$(CARGO) run --quiet --locked --example manuals -- target/man target/completions
@@ -130,7 +139,7 @@ demo: deps build
 
 check: deps build images
 	$(CARGO) test --locked
-	test -d "$$(rustc --print sysroot)/lib/rustlib/$(ARM64)" || rustup target add $(ARM64)
+	$(call ensure_rust_for,$(ARM64))
 	$(FOR_ARM64) $(CARGO) test --locked --target $(ARM64) --test stacks
 	tests/lab tests/engines
 

@@ -2,13 +2,12 @@
 //!
 //! It starts without Rust's own beginning of a process, which would take a tenth of the whole time.
 #![no_main]
-#[cfg(not(target_env = "gnu"))]
-compile_error!("std finds the arguments of such a program with the GNU C library only");
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::io::Write;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
+use dlmalloc::GlobalDlmalloc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -32,27 +31,32 @@ Whether it works here: toolbx-arch doctor
 More: toolbx-arch-hook(8), toolbx-arch-policy(5)
 ";
 
+/// Takes memory from the kernel once. musl's own takes and gives back every few blocks.
+#[global_allocator]
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
+
 /// Exit statuses.
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// What the C library calls. What Rust would have done before is in [`isolate`]; arguments are found
-/// all the same.
+/// What the C library calls. What Rust would have done before is in [`isolate`].
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)] // SAFETY: no other `main` is linked, and this is the signature that C has for it.
-extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     isolate();
-    run().into()
+    let arguments: Vec<_> = (1..usize::try_from(count).unwrap_or(0))
+        // SAFETY: C has so many arguments there, each a string that ends with NUL, for as long as the
+        // process lives. Not std::env: musl gives its arguments to nobody but main.
+        .map(|i| unsafe { CStr::from_ptr(*arguments.add(i)) }.to_string_lossy())
+        .collect();
+    run(&arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>()).into()
 }
 
 /// Does what the arguments say. Returns the exit status.
-fn run() -> u8 {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let arguments: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
-    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-    match arguments[..] {
-        ["create-runtime" | "prestart", ref orders @ ..]
+fn run(arguments: &[&str]) -> u8 {
+    match arguments {
+        ["create-runtime" | "prestart", orders @ ..]
             if let Some(orders) = Orders::from_arguments(orders) =>
         {
             create_runtime(&orders)
