@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::emulator::Emulator;
 use crate::message::Call;
-use crate::mountinfo::{Mount, is_shared, mount_id};
+use crate::mounts::{Mount, Mounts};
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
@@ -144,6 +144,17 @@ impl Process {
             .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))
     }
 
+    /// Its mounts, of which `place` lies on one.
+    fn mounts(&self, place: &OwnedFd) -> Result<Mounts> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::openat(&self.dir, "ns/mnt", flags, Mode::empty())
+            .call(|| format!("open /proc/{}/ns/mnt", self.pid))?;
+        match Mounts::of(namespace, place) {
+            Some(mounts) => Ok(mounts),
+            None => Ok(Mounts::Mountinfo(self.read("mountinfo")?)),
+        }
+    }
+
     /// The text of a file of its directory in /proc; what is no UTF-8 replaced.
     pub fn read(&self, name: &str) -> Result<String> {
         let call = || format!("read /proc/{}/{name}", self.pid);
@@ -169,7 +180,7 @@ impl Container {
         bundle: &Bundle,
         policy: &Policy,
     ) -> Result<Self> {
-        let mounts = process.read("mountinfo")?;
+        let mounts = process.mounts(rootfs)?;
         let emulator_place = emulator_place(rootfs, bundle, policy, &mounts);
         let mount_point = open_mount_point(rootfs, &state.id, &mounts, &emulator_place)?;
         let enters_user_namespace = !process.is_in_our_user_namespace()?;
@@ -235,7 +246,7 @@ pub fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<
 fn open_mount_point(
     rootfs: &OwnedFd,
     id: &str,
-    mounts: &str,
+    mounts: &Mounts,
     place: &EmulatorPlace,
 ) -> Result<MountPoint> {
     const DIRECTORY: &str = "proc/sys/fs";
@@ -259,7 +270,7 @@ fn open_mount_point(
         "/{DIRECTORY}/binfmt_misc {of} is not a directory of procfs, autofs or binfmt_misc; mount \
          nothing else there"
     );
-    if !is_shared(&directory, mounts)? {
+    if !mounts.at(&directory)?.shared {
         return Ok(MountPoint::Proc(directory));
     }
     // A mount there would reach the host.
@@ -280,7 +291,7 @@ fn emulator_place(
     rootfs: &OwnedFd,
     bundle: &Bundle,
     policy: &Policy,
-    mounts: &str,
+    mounts: &Mounts,
 ) -> EmulatorPlace {
     if !policy.inject {
         return EmulatorPlace::Nowhere("the policy says so");
@@ -305,16 +316,30 @@ fn emulator_place(
 /// Anything else is the host's, a volume, or the image.
 ///
 /// The runtime mounts it on the rootfs itself. What was there before would be what it is mounted on,
-/// and what came after is mounted on it: neither has the rootfs for its parent. Nor is anything else
-/// mounted at that very path, as where a volume came to lie over the whole rootfs.
-fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &str) -> Result<bool> {
-    let mount = Mount::find(mounts, mount_id(dev)?)?;
-    let at_its_path = mounts.lines().filter_map(Mount::parse).filter(|m| m.point == mount.point);
+/// and what came after is mounted on it: neither has the rootfs for its parent. Nor may a volume have
+/// come to lie over the whole rootfs, with a /dev of its own.
+fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &Mounts) -> Result<bool> {
+    let (mount, below) = (mounts.at(dev)?, mounts.at(rootfs)?);
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
-        && at_its_path.count() == 1
-        && mount.parent == mount_id(rootfs)?
-        && mount.root == "/"
-        && !mount.shared)
+        && mount.parent == below.id
+        && mount.root == Path::new("/")
+        && !mount.shared
+        && !is_covered(below, mounts))
+}
+
+/// Whether `rootfs` is not what the runtime has mounted there: runtimes mount the directory on itself,
+/// so what lies at the same path and shows another one came later.
+fn is_covered(mut rootfs: Mount, mounts: &Mounts) -> bool {
+    while let Some(under) = mounts.under(&rootfs).filter(|under| under.point == rootfs.point) {
+        if under.id == rootfs.id {
+            break; // the root of a mount namespace
+        }
+        if !under.shows_same(&rootfs) {
+            return true;
+        }
+        rootfs = under;
+    }
+    false
 }
 
 /// Opens `path` below `dir` as a mere location.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::container::Process;
 use crate::kernel;
 use crate::message::{Call, shown};
-use crate::mountinfo::{Mount, mount_id};
+use crate::mounts::{Mount, mount_id};
 use crate::oci::Config;
 
 /// An element of config.json's `linux.devices`.
@@ -96,7 +96,7 @@ pub fn protect(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<(
 /// The device nodes that are mounts of their own below `rootfs`, but for those of config.json.
 fn bound_nodes(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<Vec<OwnedFd>> {
     let mounts = process.read("mountinfo")?;
-    let top = Mount::find(&mounts, mount_id(rootfs)?)?.path();
+    let top = Mount::find(&mounts, mount_id(rootfs)?)?.point;
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -108,8 +108,7 @@ fn bound_nodes(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<V
         mounts.any(|mount| mount.destination.strip_prefix("/") == Ok(path))
     };
     let node = |mount: Mount| {
-        let point = mount.path();
-        let path = point.strip_prefix(&top).ok().filter(|path| !is_asked_for(path))?;
+        let path = mount.point.strip_prefix(&top).ok().filter(|path| !is_asked_for(path))?;
         let node = open(path)?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&node).ok()?.st_mode);
         let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);

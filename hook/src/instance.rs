@@ -16,7 +16,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Entry, Handler, serving};
 use crate::container::BINFMTFS_MAGIC;
 use crate::message::Call;
-use crate::mountinfo::{self, is_shared};
+use crate::mounts::{self, Mounts};
 
 /// Where a binfmt_misc is mounted, on a host as in a container.
 pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
@@ -77,10 +77,10 @@ impl Keep {
     pub fn at(path: &Path) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-        if is_shared(&place, &mountinfo::own().ok()?).unwrap_or(true) {
-            return None;
-        }
-        Some(Self { mount_namespace: own_mount_namespace().ok()?, place })
+        let mount_namespace = own_mount_namespace().ok()?;
+        let mounts = Mounts::of(&mount_namespace, &place)
+            .or_else(|| Some(Mounts::Mountinfo(mounts::own().ok()?)));
+        (!mounts?.at(&place).ok()?.shared).then_some(Self { mount_namespace, place })
     }
 }
 

@@ -4,9 +4,11 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use linux_raw_sys::general::{__NR_statmount, MNT_ID_REQ_SIZE_VER1, mnt_id_req};
 use nix::libc;
 use nix::unistd::ForkResult;
 use rustix::io::Errno;
+use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 use rustix::process::Pid;
 
 /// Closes every descriptor from `first` on. To be called before anything is opened: what owns such
@@ -45,6 +47,38 @@ pub fn make_read_only(mount: impl AsFd) -> rustix::io::Result<()> {
     mount_setattr(mount, libc::MOUNT_ATTR_RDONLY, 0)
 }
 
+/// The number of the mount namespace that is open as `namespace` (Linux 6.11).
+pub fn mount_namespace_id(namespace: impl AsFd) -> rustix::io::Result<u64> {
+    // NS_GET_MNTNS_ID, include/uapi/linux/nsfs.h.
+    const REQUEST: Opcode = opcode::read::<u64>(0xb7, 5);
+    // SAFETY: the request writes a u64, and nothing else has that number where it is known.
+    unsafe { ioctl(namespace, Getter::<REQUEST, u64>::new()) }
+}
+
+/// Writes what the kernel tells of a mount to `told`: a `struct statmount` and its strings, for what
+/// `mask` asks for. Both numbers are those that are never used again (Linux 6.11).
+pub fn statmount(namespace: u64, mount: u64, mask: u64, told: &mut [u8]) -> rustix::io::Result<()> {
+    let request = mnt_id_req {
+        size: MNT_ID_REQ_SIZE_VER1,
+        spare: 0,
+        mnt_id: mount,
+        param: mask,
+        mnt_ns_id: namespace,
+    };
+    // SAFETY: the kernel reads `request`, whose size is in it, and writes no more to `told` than its
+    // length; both live until the call returns.
+    let result = unsafe {
+        libc::syscall(
+            i64::from(__NR_statmount),
+            &raw const request,
+            told.as_mut_ptr(),
+            told.len(),
+            0,
+        )
+    };
+    done(result)
+}
+
 fn mount_setattr(mount: impl AsFd, attr_set: u64, propagation: u64) -> rustix::io::Result<()> {
     let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the path is a NUL-terminated constant, and the pointer and the size describe
@@ -59,6 +93,11 @@ fn mount_setattr(mount: impl AsFd, attr_set: u64, propagation: u64) -> rustix::i
             size_of_val(&attributes),
         )
     };
+    done(result)
+}
+
+/// What a system call has returned, where success is 0.
+fn done(result: libc::c_long) -> rustix::io::Result<()> {
     if result == 0 {
         Ok(())
     } else {

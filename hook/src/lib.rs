@@ -24,7 +24,7 @@ pub mod labels;
 pub mod launcher;
 pub mod log;
 pub mod message;
-pub mod mountinfo;
+pub mod mounts;
 pub mod network;
 pub mod oci;
 pub mod orders;

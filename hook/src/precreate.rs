@@ -25,7 +25,7 @@ use crate::json::Object;
 use crate::labels::{self, Label};
 use crate::log::{Log, Severity};
 use crate::message::{self, shown};
-use crate::mountinfo;
+use crate::mounts;
 use crate::oci::{self, Namespace};
 use crate::orders::Orders;
 use crate::policy::{Policy, Userns};
@@ -454,7 +454,7 @@ impl Engine {
             scope,
             uid_map: IdMapping::identity(&read("/proc/self/uid_map")?)?,
             gid_map: IdMapping::identity(&read("/proc/self/gid_map")?)?,
-            mounts: mountinfo::mount_points(&mountinfo::own()?),
+            mounts: mounts::mount_points(&mounts::own()?),
             port_start: read(&port_start)?.trim_end().parse().unwrap_or(1024),
             devices: devices::elsewhere(config.linux.as_ref().map_or(&[], |linux| &linux.devices))?,
         })

@@ -495,6 +495,21 @@ fn a_volume_or_a_link_on_the_way_gets_nothing() {
     }
 }
 
+/// As a link to / in the image makes of a volume that is meant for a directory.
+#[test]
+fn a_volume_over_the_whole_rootfs_gets_nothing() {
+    // With a shared /proc the instance would go to /dev.
+    let case = Case {
+        rootfs: "mount --make-rshared proc; mkdir /mnt/v; mount -t tmpfs v /mnt/v
+            mkdir /mnt/v/dev /mnt/v/proc; mount -t tmpfs v /mnt/v/dev; mount --rbind proc /mnt/v/proc
+            mount --rbind /mnt/v .",
+        then: "find /mnt/v/dev /mnt/rootfs/dev -mindepth 1",
+        ..Case::asking("arm64")
+    };
+    case.is_refused("/dev is not a tmpfs made for it");
+    assert_eq!(case.run().then, "");
+}
+
 #[test]
 fn a_shared_proc_gets_no_mount() {
     let then = "find /mnt/rootfs/proc/sys/fs/binfmt_misc -mindepth 1

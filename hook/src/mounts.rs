@@ -1,0 +1,261 @@
+//! A process's mounts: one by one, as statmount(2) tells them, or all, as /proc/PID/mountinfo does
+//! (`proc_pid_mountinfo`(5)), which takes as long as there are many: those of the host are among them.
+
+use std::ffi::{CStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::mem::offset_of;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use linux_raw_sys::general::{
+    MS_SHARED, STATMOUNT_MNT_BASIC, STATMOUNT_MNT_POINT, STATMOUNT_MNT_ROOT, STATMOUNT_SB_BASIC,
+    STATX_MNT_ID_UNIQUE, statmount,
+};
+use rustix::fs::{AtFlags, StatxFlags};
+use rustix::io::Errno;
+
+use crate::kernel;
+use crate::message::Call;
+
+/// Room for what statmount tells: its fixed part, and two paths.
+const STATMOUNT_MAX: usize = size_of::<statmount>() + 2 * 4096;
+
+/// The number of the mount that `fd` lies on.
+pub fn mount_id(fd: impl AsFd) -> Result<u64> {
+    number(fd, StatxFlags::MNT_ID)
+}
+
+/// The same, of a kind that is never used again (Linux 6.8). statmount wants those.
+fn unique_mount_id(fd: impl AsFd) -> Result<u64> {
+    number(fd, StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE))
+}
+
+fn number(fd: impl AsFd, kind: StatxFlags) -> Result<u64> {
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, kind)
+        .map(|statx| statx.stx_mnt_id)
+        .call(|| "statx a mount id".into())
+}
+
+/// Our own mountinfo; what is no UTF-8 replaced.
+pub fn own() -> Result<String> {
+    const PATH: &str = "/proc/self/mountinfo";
+    // As much as most have, so that few calls read it.
+    let mut text = Vec::with_capacity(16 * 1024);
+    File::open(PATH)
+        .and_then(|mut file| file.read_to_end(&mut text))
+        .call(|| format!("read {PATH}"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The mount points of a process, by its mountinfo, in the order in which they were mounted.
+#[must_use]
+pub fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
+    mountinfo.lines().filter_map(Mount::parse).map(|mount| mount.point).collect()
+}
+
+/// The mounts of a process.
+#[derive(Debug)]
+pub enum Mounts {
+    /// Those of the mount namespace with this number: the kernel tells of each that it is asked for.
+    Namespace(u64),
+    /// Those of this mountinfo.
+    Mountinfo(String),
+}
+
+impl Mounts {
+    /// Those of a mount namespace, if the kernel tells of the one that `place` lies on (Linux 6.11).
+    pub fn of(namespace: impl AsFd, place: impl AsFd) -> Option<Self> {
+        let mounts = Self::Namespace(kernel::mount_namespace_id(namespace).ok()?);
+        mounts.at(place).is_ok().then_some(mounts)
+    }
+
+    /// The mount that `place` lies on. Fails if it is not among these.
+    pub fn at(&self, place: impl AsFd) -> Result<Mount> {
+        match self {
+            Self::Namespace(_) => self.find(unique_mount_id(place)?),
+            Self::Mountinfo(_) => self.find(mount_id(place)?),
+        }
+    }
+
+    /// The mount that `mount` is mounted on, if it can be seen.
+    #[must_use]
+    pub fn under(&self, mount: &Mount) -> Option<Mount> {
+        self.find(mount.parent).ok()
+    }
+
+    fn find(&self, id: u64) -> Result<Mount> {
+        match self {
+            Self::Namespace(namespace) => {
+                Mount::told_by_kernel(*namespace, id).call(|| format!("statmount {id}"))
+            }
+            Self::Mountinfo(text) => Mount::find(text, id),
+        }
+    }
+}
+
+/// A mount.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Its number.
+    pub id: u64,
+    /// The number of the mount that it is mounted on.
+    pub parent: u64,
+    /// Which file system it shows.
+    pub device: (u32, u32),
+    /// Which directory or file of that.
+    pub root: PathBuf,
+    /// Where it is mounted, as seen by the process whose mount it is.
+    pub point: PathBuf,
+    /// Whether mounts on it are passed on to its peers.
+    pub shared: bool,
+}
+
+impl Mount {
+    /// Understands a line of mountinfo.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let parent = fields.next()?.parse().ok()?;
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
+        // Behind the options, optional fields up to a lone "-".
+        let shared =
+            fields.skip(1).take_while(|field| *field != "-").any(|f| f.starts_with("shared:"));
+        Some(Self { id, parent, device, root, point, shared })
+    }
+
+    /// The mount `id`. Fails if there is none.
+    pub fn find(mountinfo: &str, id: u64) -> Result<Self> {
+        // Not every line is to be understood in full for that.
+        let number = id.to_string();
+        mountinfo
+            .lines()
+            .find(|line| line.split(' ').next() == Some(&number))
+            .and_then(Self::parse)
+            .with_context(|| format!("mount {id} is not in mountinfo"))
+    }
+
+    /// The mount `id` of a mount namespace, both by the numbers that statmount knows them by.
+    fn told_by_kernel(namespace: u64, id: u64) -> rustix::io::Result<Self> {
+        let mask = u64::from(
+            STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC | STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT,
+        );
+        let mut told = [0; STATMOUNT_MAX];
+        kernel::statmount(namespace, id, mask, &mut told)?;
+        let told = Told(&told);
+        if told.u64(offset_of!(statmount, mask)) & mask != mask {
+            return Err(Errno::NOTSUP);
+        }
+        Ok(Self {
+            id,
+            parent: told.u64(offset_of!(statmount, mnt_parent_id)),
+            device: (
+                told.u32(offset_of!(statmount, sb_dev_major)),
+                told.u32(offset_of!(statmount, sb_dev_minor)),
+            ),
+            root: told.path(offset_of!(statmount, mnt_root)),
+            point: told.path(offset_of!(statmount, mnt_point)),
+            shared: told.u64(offset_of!(statmount, mnt_propagation)) & u64::from(MS_SHARED) != 0,
+        })
+    }
+
+    /// Whether it shows the same directory as `other`.
+    #[must_use]
+    pub fn shows_same(&self, other: &Self) -> bool {
+        (self.device, &self.root) == (other.device, &other.root)
+    }
+}
+
+/// A `struct statmount` of the kernel, with the strings behind it.
+struct Told<'a>(&'a [u8; STATMOUNT_MAX]);
+
+impl Told<'_> {
+    fn u32(&self, offset: usize) -> u32 {
+        u32::from_ne_bytes(self.bytes(offset))
+    }
+
+    fn u64(&self, offset: usize) -> u64 {
+        u64::from_ne_bytes(self.bytes(offset))
+    }
+
+    /// The path whose place among the strings stands at `offset`.
+    fn path(&self, offset: usize) -> PathBuf {
+        let start = size_of::<statmount>() + self.u32(offset) as usize;
+        let string = self.0.get(start..).and_then(|rest| CStr::from_bytes_until_nul(rest).ok());
+        PathBuf::from(OsString::from_vec(string.unwrap_or_default().to_bytes().to_vec()))
+    }
+
+    fn bytes<const N: usize>(&self, offset: usize) -> [u8; N] {
+        std::array::from_fn(|i| self.0[offset + i])
+    }
+}
+
+/// A path as mountinfo writes it: blanks and backslashes are octal there (`seq_path` in the kernel).
+fn unescaped(path: &str) -> PathBuf {
+    let mut parts = path.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(&part.as_bytes()[3..]);
+            }
+            None => bytes.extend(part.as_bytes()),
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_and_mountinfo_agree() {
+        let text = Mounts::Mountinfo(own().unwrap());
+        for path in ["/", "/proc/self/mountinfo", "/dev/null", "/sys"] {
+            let place = OwnedFd::from(File::open(path).unwrap());
+            let told = Mounts::of(File::open("/proc/self/ns/mnt").unwrap(), &place);
+            let told = told.expect("this test takes Linux 6.11").at(&place).unwrap();
+            let Mount { id: _, parent: _, device, root, point, shared } = text.at(&place).unwrap();
+            assert_eq!((told.device, told.root, told.point), (device, root, point), "{path}");
+            assert_eq!(told.shared, shared, "{path}");
+        }
+    }
+
+    #[test]
+    fn reads_mountinfo() {
+        let mountinfo = "\
+22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw
+23 1 0:22 / /proc rw,relatime - proc proc rw
+24 1 0:23 /a /shared:9 rw,relatime master:5 - tmpfs shared:1 rw
+25 1 254:24 / /x rw shared:7 master:5 - tmpfs x rw
+broken
+";
+        for (id, shared) in [(22, true), (23, false), (24, false), (25, true)] {
+            assert_eq!(Mount::find(mountinfo, id).unwrap().shared, shared, "mount {id}");
+        }
+        let mount = Mount::find(mountinfo, 24).unwrap();
+        assert_eq!((&*mount.root, &*mount.point), (Path::new("/a"), Path::new("/shared:9")));
+        assert_eq!(mount.device, (0, 23));
+        assert_eq!(Mount::find(mountinfo, 25).unwrap().parent, 1);
+        assert!(Mount::find(mountinfo, 2).is_err());
+    }
+
+    #[test]
+    fn knows_mount_points() {
+        let mountinfo = "\
+22 1 0:21 / /sys rw - sysfs sysfs rw
+23 22 0:22 / /sys/a\\040b\\134c rw shared:1 - tmpfs x rw
+";
+        assert_eq!(mount_points(mountinfo), ["/sys", "/sys/a b\\c"].map(PathBuf::from));
+    }
+}
