@@ -19,6 +19,8 @@ use crate::trust::{self, Caller};
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
+/// As much as most have, so that few calls read them.
+const FILE_USUAL: usize = 16 * 1024;
 
 /// How the log calls the label of a container, and of an image.
 pub const OF_CONTAINER: &str = "toolbox-arch label";
@@ -153,7 +155,7 @@ impl<'a> Place<'a> {
 
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
         let file = (self.open)(path)?;
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(FILE_USUAL);
         let length = file.take(FILE_MAX + 1).read_to_end(&mut text).ok()?;
         if length as u64 > FILE_MAX {
             return None;
