@@ -89,15 +89,33 @@ END
     done
 }
 
-@test "podman-compose" {
+@test "podman-compose, also with annotations" {
     alice mkdir -p compose
     cat >/home/alice/compose/compose.yaml <<END
 services:
   foreign:
     image: localhost/busybox:arm64
     command: [uname, -m]
+  annotated:
+    image: localhost/busybox:arm64
+    annotations:
+      toolbx.arch: arm64 s390x
+    command: [ls, /proc/sys/fs/binfmt_misc]
+  untouched:
+    image: localhost/busybox:arm64
+    annotations: ["toolbx.arch=none"]
+    command: [uname, -m]
 END
-    alice sh -c "cd compose && podman-compose --podman-run-args='--runtime $RUNTIME' up" >"$RUN/compose.out" 2>&1 || fail "$(cat "$RUN/compose.out")"
+    compose() { alice sh -c "cd compose && podman-compose --podman-run-args='--runtime $RUNTIME' up $1" >"$RUN/compose.out" 2>&1; }
+    compose foreign || fail "$(cat "$RUN/compose.out")"
     grep -q aarch64 "$RUN/compose.out" || fail "$(cat "$RUN/compose.out")"
+    compose annotated || fail "$(cat "$RUN/compose.out")"
+    grep -q toolbx-arch-s390x "$RUN/compose.out" || fail "$(cat "$RUN/compose.out")"
+    logged 'sources."toolbx.arch"="\"arm64 s390x\""'
+    # In a namespace where no other container has left handlers.
+    as_alice system migrate
+    compose untouched || true
+    grep -qi "exec format error" "$RUN/compose.out" || fail "$(cat "$RUN/compose.out")"
+    logged 'decision="off"'
     alice sh -c "cd compose && podman-compose down" >/dev/null 2>&1
 }
