@@ -1,4 +1,4 @@
-# The ways in which engines come by foreign images, each without an annotation.
+# The ways in which engines come by foreign images, with and without annotations.
 bats_require_minimum_version 1.5.0
 load helpers
 
@@ -118,4 +118,44 @@ END
     grep -qi "exec format error" "$RUN/compose.out" || fail "$(cat "$RUN/compose.out")"
     logged 'decision="off"'
     alice sh -c "cd compose && podman-compose down" >/dev/null 2>&1
+}
+
+# What Quadlet's generator makes of a unit, run as systemd would, in the foreground. A laboratory has
+# no systemd, which names things (%t, %N) and without which there is no cgroup to split.
+quadlet() { # engine [-user]: a unit's [Container] on standard input
+    local command
+    mkdir -p "$RUN/units"
+    { echo "[Container]"; echo "Network=none"; cat; } >"$RUN/units/unit.container"
+    command=$(QUADLET_UNIT_DIRS=$RUN/units "$IMAGES/quadlet" -dryrun "${@:2}" 2>/dev/null |
+        sed -n 's,^ExecStart=/usr/bin/podman ,,p' |
+        sed 's, --cgroups=split,,; s, --sdnotify=conmon -d,,; s, --cidfile=[^ ]*,,; s,%N,unit,')
+    [[ "$command" == run\ * ]] || fail "no command: $command"
+    eval "$1 $command"
+}
+
+@test "Quadlet" {
+    run --separate-stderr quadlet as_alice -user <<'END'
+Image=localhost/busybox:arm64
+Exec=uname -m
+END
+    prints aarch64
+    local engine namespace user
+    for engine in "as_alice keep-id -user" "as_root auto"; do
+        read -r engine namespace user <<<"$engine"
+        run --separate-stderr quadlet $engine $user <<END
+Image=localhost/busybox:arm64
+Exec=ls /proc/sys/fs/binfmt_misc
+UserNS=$namespace
+Annotation="toolbx.arch=arm64 s390x"
+END
+        [[ "$output" == *toolbx-arch-aarch64*toolbx-arch-s390x* ]] || fail "$engine: $output $stderr"
+        run --separate-stderr quadlet $engine $user <<END
+Image=localhost/busybox:arm64
+Exec=uname -m
+UserNS=$namespace
+Annotation=toolbx.arch=none
+END
+        [ "$status" != 0 ]
+        logged 'decision="off"'
+    done
 }
