@@ -1,5 +1,5 @@
 # make deps      install what building and testing need (Debian and Ubuntu, as root)
-# make build     build the hook and the program toolbx-arch
+# make build     build the hook and the program toolbx-arch (TARGET)
 # make install   install it (as root; DESTDIR, PREFIX; AUTO=no: for annotated containers only)
 # make uninstall take it away again
 # make deb       a package of the above in target/packages, for Debian and Ubuntu
@@ -18,9 +18,8 @@ AUTO ?= yes
 # Which drop-ins: those that look into every container, or those that wait for an annotation.
 WHEN = $(if $(filter no,$(AUTO)),/annotation-only)
 
-# What the programs are built for: this machine, with the C library musl, on which a process begins in
-# a third of the time (docs/architecture.md). With glibc, for a Rust without musl or a machine that it
-# does not support: make TARGET=x86_64-unknown-linux-gnu
+# What the programs are built for: this machine, with the C library musl (docs/architecture.md says
+# why). For a Rust without it, or a machine that it does not support, name the target of `rustc -vV`.
 TARGET = $(subst -gnu,-musl,$(shell rustc -vV | sed -n 's/^host: //p'))
 HOOK = target/toolbx-arch-hook
 PROGRAM = target/toolbx-arch
@@ -69,7 +68,8 @@ PACKAGES = gcc libc6-dev binutils go-md2man \
 all: build
 
 # Rust's library for another target than the one it came with.
-ensure_rust_for = @test -d "$$(rustc --print sysroot)/lib/rustlib/$1" || rustup target add $1
+ensure_rust_for = @test -d "$$(rustc --print sysroot)/lib/rustlib/$1" || rustup target add $1 || \
+	{ echo "Rust's library for $1 is missing, and there is no rustup to get it; with the C library of this machine: make TARGET=$$(rustc -vV | sed -n 's/^host: //p')" >&2; exit 1; }
 
 deps:
 	@tests/deps $(PACKAGES)
@@ -138,7 +138,7 @@ demo: deps build
 	tests/lab tests/demo
 
 check: deps build images
-	$(CARGO) test --locked
+	$(CARGO) test --locked --target $(TARGET)
 	$(call ensure_rust_for,$(ARM64))
 	$(FOR_ARM64) $(CARGO) test --locked --target $(ARM64) --test stacks
 	tests/lab tests/engines

@@ -144,15 +144,12 @@ impl Process {
             .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))
     }
 
-    /// Its mounts, of which `place` lies on one.
+    /// Its mounts. `place` lies on one of them.
     fn mounts(&self, place: &OwnedFd) -> Result<Mounts> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let namespace = rustix::fs::openat(&self.dir, "ns/mnt", flags, Mode::empty())
             .call(|| format!("open /proc/{}/ns/mnt", self.pid))?;
-        match Mounts::of(namespace, place) {
-            Some(mounts) => Ok(mounts),
-            None => Ok(Mounts::Mountinfo(self.read("mountinfo")?)),
-        }
+        Mounts::of(namespace, place, || self.read("mountinfo"))
     }
 
     /// The text of a file of its directory in /proc; what is no UTF-8 replaced.
@@ -324,22 +321,21 @@ fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &Mounts) -> Re
         && mount.parent == below.id
         && mount.root == Path::new("/")
         && !mount.shared
-        && !is_covered(below, mounts))
+        && is_bound_on_itself(&below, mounts)?)
 }
 
-/// Whether `rootfs` is not what the runtime has mounted there: runtimes mount the directory on itself,
-/// so what lies at the same path and shows another one came later.
-fn is_covered(mut rootfs: Mount, mounts: &Mounts) -> bool {
-    while let Some(under) = mounts.under(&rootfs).filter(|under| under.point == rootfs.point) {
-        if under.id == rootfs.id {
-            break; // the root of a mount namespace
-        }
-        if !under.shows_same(&rootfs) {
-            return true;
-        }
-        rootfs = under;
+/// Whether the mount `rootfs` is a directory mounted on itself, as runtimes do before anything else
+/// (runc's `prepareRoot`, crun's `do_mounts`). A volume over it shows another than the one under it.
+fn is_bound_on_itself(rootfs: &Mount, mounts: &Mounts) -> Result<bool> {
+    // After the runtime has changed the root, nothing is under it.
+    if rootfs.point == Path::new("/") {
+        return Ok(true);
     }
-    false
+    let under = mounts.under(rootfs)?;
+    Ok(rootfs
+        .point
+        .strip_prefix(&under.point)
+        .is_ok_and(|rest| (rootfs.device, &rootfs.root) == (under.device, &under.root.join(rest))))
 }
 
 /// Opens `path` below `dir` as a mere location.

@@ -78,9 +78,8 @@ impl Keep {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
         let mount_namespace = own_mount_namespace().ok()?;
-        let mounts = Mounts::of(&mount_namespace, &place)
-            .or_else(|| Some(Mounts::Mountinfo(mounts::own().ok()?)));
-        (!mounts?.at(&place).ok()?.shared).then_some(Self { mount_namespace, place })
+        let mounts = Mounts::of(&mount_namespace, &place, mounts::own).ok()?;
+        (!mounts.at(&place).ok()?.shared).then_some(Self { mount_namespace, place })
     }
 }
 

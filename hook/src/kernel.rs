@@ -4,12 +4,15 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use linux_raw_sys::general::{__NR_statmount, MNT_ID_REQ_SIZE_VER1, mnt_id_req};
+use linux_raw_sys::general::{MNT_ID_REQ_SIZE_VER1, mnt_id_req};
 use nix::libc;
 use nix::unistd::ForkResult;
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 use rustix::process::Pid;
+
+/// Its number, on every architecture but alpha. libc lacks it.
+const SYS_STATMOUNT: libc::c_long = 457;
 
 /// Closes every descriptor from `first` on. To be called before anything is opened: what owns such
 /// a descriptor would not notice. Errors are ignored: Linux before 5.9 lacks the call,
@@ -51,7 +54,7 @@ pub fn make_read_only(mount: impl AsFd) -> rustix::io::Result<()> {
 pub fn mount_namespace_id(namespace: impl AsFd) -> rustix::io::Result<u64> {
     // NS_GET_MNTNS_ID, include/uapi/linux/nsfs.h.
     const REQUEST: Opcode = opcode::read::<u64>(0xb7, 5);
-    // SAFETY: the request writes a u64, and nothing else has that number where it is known.
+    // SAFETY: the request writes a u64; on a namespace's descriptor no other has that number.
     unsafe { ioctl(namespace, Getter::<REQUEST, u64>::new()) }
 }
 
@@ -68,13 +71,7 @@ pub fn statmount(namespace: u64, mount: u64, mask: u64, told: &mut [u8]) -> rust
     // SAFETY: the kernel reads `request`, whose size is in it, and writes no more to `told` than its
     // length; both live until the call returns.
     let result = unsafe {
-        libc::syscall(
-            i64::from(__NR_statmount),
-            &raw const request,
-            told.as_mut_ptr(),
-            told.len(),
-            0,
-        )
+        libc::syscall(SYS_STATMOUNT, &raw const request, told.as_mut_ptr(), told.len(), 0)
     };
     done(result)
 }

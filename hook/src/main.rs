@@ -1,6 +1,6 @@
 //! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
 //!
-//! It starts without Rust's own beginning of a process, which would take a tenth of the whole time.
+//! It starts without Rust's own beginning of a process (docs/architecture.md says why).
 #![no_main]
 
 use std::ffi::{CStr, c_char, c_int};
@@ -31,7 +31,8 @@ Whether it works here: toolbx-arch doctor
 More: toolbx-arch-hook(8), toolbx-arch-policy(5)
 ";
 
-/// Takes memory from the kernel once. musl's own takes and gives back every few blocks.
+/// Takes memory from the kernel in larger pieces, and keeps it. musl's own allocator calls mmap and
+/// munmap every few blocks.
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 

@@ -25,15 +25,15 @@ const STATMOUNT_MAX: usize = size_of::<statmount>() + 2 * 4096;
 
 /// The number of the mount that `fd` lies on.
 pub fn mount_id(fd: impl AsFd) -> Result<u64> {
-    number(fd, StatxFlags::MNT_ID)
+    statx_mount_id(fd, StatxFlags::MNT_ID)
 }
 
 /// The same, of a kind that is never used again (Linux 6.8). statmount wants those.
 fn unique_mount_id(fd: impl AsFd) -> Result<u64> {
-    number(fd, StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE))
+    statx_mount_id(fd, StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE))
 }
 
-fn number(fd: impl AsFd, kind: StatxFlags) -> Result<u64> {
+fn statx_mount_id(fd: impl AsFd, kind: StatxFlags) -> Result<u64> {
     rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, kind)
         .map(|statx| statx.stx_mnt_id)
         .call(|| "statx a mount id".into())
@@ -66,10 +66,17 @@ pub enum Mounts {
 }
 
 impl Mounts {
-    /// Those of a mount namespace, if the kernel tells of the one that `place` lies on (Linux 6.11).
-    pub fn of(namespace: impl AsFd, place: impl AsFd) -> Option<Self> {
-        let mounts = Self::Namespace(kernel::mount_namespace_id(namespace).ok()?);
-        mounts.at(place).is_ok().then_some(mounts)
+    /// Those of `namespace`, if the kernel tells of the mount that `place` lies on (Linux 6.11);
+    /// otherwise those of what `mountinfo` reads.
+    pub fn of(
+        namespace: impl AsFd,
+        place: impl AsFd,
+        mountinfo: impl FnOnce() -> Result<String>,
+    ) -> Result<Self> {
+        match kernel::mount_namespace_id(namespace).map(Self::Namespace) {
+            Ok(mounts) if mounts.at(place).is_ok() => Ok(mounts),
+            _ => mountinfo().map(Self::Mountinfo),
+        }
     }
 
     /// The mount that `place` lies on. Fails if it is not among these.
@@ -80,10 +87,9 @@ impl Mounts {
         }
     }
 
-    /// The mount that `mount` is mounted on, if it can be seen.
-    #[must_use]
-    pub fn under(&self, mount: &Mount) -> Option<Mount> {
-        self.find(mount.parent).ok()
+    /// The mount that `mount`, one of these, is mounted on. Fails if it is not to be seen.
+    pub fn under(&self, mount: &Mount) -> Result<Mount> {
+        self.find(mount.parent)
     }
 
     fn find(&self, id: u64) -> Result<Mount> {
@@ -99,9 +105,10 @@ impl Mounts {
 /// A mount.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Its number.
+    /// Its mount ID. The kernel has two kinds: those in mountinfo are used again, those that statmount
+    /// wants are not.
     pub id: u64,
-    /// The number of the mount that it is mounted on.
+    /// That of the mount that it is mounted on, of the same kind.
     pub parent: u64,
     /// Which file system it shows.
     pub device: (u32, u32),
@@ -131,12 +138,9 @@ impl Mount {
 
     /// The mount `id`. Fails if there is none.
     pub fn find(mountinfo: &str, id: u64) -> Result<Self> {
-        // Not every line is to be understood in full for that.
-        let number = id.to_string();
-        mountinfo
-            .lines()
-            .find(|line| line.split(' ').next() == Some(&number))
-            .and_then(Self::parse)
+        let mut mounts = mountinfo.lines().filter_map(Self::parse);
+        mounts
+            .find(|mount| mount.id == id)
             .with_context(|| format!("mount {id} is not in mountinfo"))
     }
 
@@ -151,6 +155,12 @@ impl Mount {
         if told.u64(offset_of!(statmount, mask)) & mask != mask {
             return Err(Errno::NOTSUP);
         }
+        // So Linux 6.12 says it where another mount than / comes first in the namespace, as on a machine
+        // that runs from its initramfs.
+        let point = told.path(offset_of!(statmount, mnt_point));
+        if point.as_os_str().is_empty() {
+            return Err(Errno::NOTSUP);
+        }
         Ok(Self {
             id,
             parent: told.u64(offset_of!(statmount, mnt_parent_id)),
@@ -159,15 +169,9 @@ impl Mount {
                 told.u32(offset_of!(statmount, sb_dev_minor)),
             ),
             root: told.path(offset_of!(statmount, mnt_root)),
-            point: told.path(offset_of!(statmount, mnt_point)),
+            point,
             shared: told.u64(offset_of!(statmount, mnt_propagation)) & u64::from(MS_SHARED) != 0,
         })
-    }
-
-    /// Whether it shows the same directory as `other`.
-    #[must_use]
-    pub fn shows_same(&self, other: &Self) -> bool {
-        (self.device, &self.root) == (other.device, &other.root)
     }
 }
 
@@ -220,14 +224,23 @@ mod tests {
 
     #[test]
     fn the_kernel_and_mountinfo_agree() {
-        let text = Mounts::Mountinfo(own().unwrap());
         for path in ["/", "/proc/self/mountinfo", "/dev/null", "/sys"] {
             let place = OwnedFd::from(File::open(path).unwrap());
-            let told = Mounts::of(File::open("/proc/self/ns/mnt").unwrap(), &place);
-            let told = told.expect("this test takes Linux 6.11").at(&place).unwrap();
-            let Mount { id: _, parent: _, device, root, point, shared } = text.at(&place).unwrap();
-            assert_eq!((told.device, told.root, told.point), (device, root, point), "{path}");
-            assert_eq!(told.shared, shared, "{path}");
+            let namespace = File::open("/proc/self/ns/mnt").unwrap();
+            let told = Mounts::of(namespace, &place, || panic!("this takes Linux 6.11")).unwrap();
+            for mount in [told.at(&place), told.at(&place).and_then(|mount| told.under(&mount))] {
+                let Ok(Mount { id: _, parent: _, device, root, point, shared }) = mount else {
+                    assert_eq!(path, "/", "what the root is mounted on is not to be seen");
+                    continue;
+                };
+                let line = own().unwrap();
+                let mut same = line.lines().filter_map(Mount::parse);
+                assert!(
+                    same.any(|m| (m.device, &m.root, &m.point, m.shared)
+                        == (device, &root, &point, shared)),
+                    "{path}: {device:?} {root:?} {point:?}"
+                );
+            }
         }
     }
 

@@ -35,7 +35,7 @@ use crate::scope::Scope;
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
 const HIDDEN_INSTANCE: &str = "binfmt_misc";
 /// How an instance is mounted.
-const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+const INSTANCE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
@@ -96,11 +96,13 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
             Applied::Refused(why)
         });
     }
-    let left = enter_private_root(&room, &pinned)?;
+    let containers_namespace = enter_private_root(&room, &pinned)?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     let attached = registered.and_then(|()| {
-        left.as_ref().map_or(Ok(()), |namespace| enter_mount_namespace(namespace, "container"))?;
+        if let Some(namespace) = &containers_namespace {
+            enter_mount_namespace(namespace, "container")?;
+        }
         attach(&instance, container, &place)
     });
     // Even if that failed: the instance hides the others' handlers.
@@ -358,7 +360,7 @@ fn new_instance(container: &Container) -> Result<OwnedFd> {
 
 /// A mount of it, attached nowhere yet. Every one in a user namespace shows the same instance.
 fn mount(context: impl AsFd, container: &Container) -> Result<OwnedFd> {
-    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, INERT)
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, INSTANCE)
         .call(|| format!("fsmount binfmt_misc for container {}", container.id))
 }
 
@@ -384,7 +386,7 @@ fn attach(instance: &Instance, container: &Container, place: &OwnedFd) -> Result
     } else {
         None
     };
-    // Only now, and this very mount: one whose `register` is open for writing cannot become read-only.
+    // After registering: EBUSY while `register` is open for writing.
     kernel::make_read_only(instance).call(|| call("mount_setattr"))?;
     move_mount(instance, place).call(|| call("mount"))?;
     untouched.map_or(Ok(()), |untouched| move_mount(untouched, place).call(|| call("cover")))

@@ -495,19 +495,26 @@ fn a_volume_or_a_link_on_the_way_gets_nothing() {
     }
 }
 
-/// As a link to / in the image makes of a volume that is meant for a directory.
+/// A link to / in the image leads a volume that was meant for a directory to the rootfs itself.
 #[test]
 fn a_volume_over_the_whole_rootfs_gets_nothing() {
     // With a shared /proc the instance would go to /dev.
-    let case = Case {
-        rootfs: "mount --make-rshared proc; mkdir /mnt/v; mount -t tmpfs v /mnt/v
-            mkdir /mnt/v/dev /mnt/v/proc; mount -t tmpfs v /mnt/v/dev; mount --rbind proc /mnt/v/proc
-            mount --rbind /mnt/v .",
-        then: "find /mnt/v/dev /mnt/rootfs/dev -mindepth 1",
-        ..Case::asking("arm64")
-    };
-    case.is_refused("/dev is not a tmpfs made for it");
-    assert_eq!(case.run().then, "");
+    let volume = "mount --make-rshared proc; mkdir /mnt/v; mount -t tmpfs v /mnt/v
+        mkdir /mnt/v/dev /mnt/v/proc; mount -t tmpfs v /mnt/v/dev; mount --rbind proc /mnt/v/proc
+        mount --rbind /mnt/v /mnt/rootfs";
+    // Also where the runtime has not mounted the rootfs on itself.
+    let unbound = "cd /; umount --lazy /mnt/rootfs; umount --lazy /mnt/rootfs; cd /mnt/rootfs
+        mkdir proc dev; mount --rbind /proc proc; mount -t tmpfs container dev";
+    for rootfs in [volume.to_owned(), format!("{unbound}; {volume}")] {
+        let case = Case {
+            rootfs: rootfs.leak(),
+            then: "find /mnt/v/dev /mnt/rootfs/dev -mindepth 1",
+            ..Case::asking("arm64")
+        };
+        let outcome = case.run();
+        assert!(outcome.stderr.contains("/dev is not a tmpfs made for it"), "{}", outcome.stderr);
+        assert_eq!((outcome.status, outcome.then.as_str()), (1, ""));
+    }
 }
 
 #[test]

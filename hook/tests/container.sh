@@ -23,6 +23,7 @@ eval "$HOST"
 
 container() {
     mount -t tmpfs -o mode=755 container /mnt/rootfs
+    mount --bind /mnt/rootfs /mnt/rootfs # as runtimes do
     cd /mnt/rootfs
     mkdir proc dev
     cp /mnt/exit42 exit42
