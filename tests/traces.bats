@@ -124,6 +124,19 @@ traced() { # option of strace…
     [ "$status" = 1 ] || fail "$output"
 }
 
+# While it is open, its mounts are in a namespace, and who finds one by /proc/PID/exe of a program that
+# a handler has started could clone it and make it writable.
+@test "the tmpfs that emulators are attached in is closed before the first handler is there" {
+    traced
+    as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm true
+    rm -r "$RUN/hooks"
+    run awk '/fsopen\("tmpfs"/ { opened = 1 }
+        opened && /fsmount\(/ { room = $NF; opened = 0 }
+        room && index($0, "close(" room ")") { print "closed"; room = "" }
+        /write\(.*":toolbx-arch-/ { print "registered" }' "$RUN/trace"
+    [ "$output" = $'closed\nregistered' ] || fail "$output"
+}
+
 # Before 6.11 nothing tells of single mounts of another namespace; before 6.15 nothing can be mounted on
 # what is attached nowhere.
 @test "as on a kernel before 6.11" {

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::emulator::Emulator;
 use crate::message::Call;
-use crate::mounts::{Mount, Mounts};
+use crate::mounts::{self, Mount, Mounts};
 use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
@@ -178,7 +178,7 @@ impl Container {
         policy: &Policy,
     ) -> Result<Self> {
         let mounts = process.mounts(rootfs)?;
-        let emulator_place = emulator_place(rootfs, bundle, policy, &mounts);
+        let emulator_place = emulator_place(rootfs, bundle, policy, &mounts, &process);
         let mount_point = open_mount_point(rootfs, &state.id, &mounts, &emulator_place)?;
         let enters_user_namespace = !process.is_in_our_user_namespace()?;
         let maps_our_root = !enters_user_namespace || maps_uid(&process.read("uid_map")?, 0);
@@ -289,6 +289,7 @@ fn emulator_place(
     bundle: &Bundle,
     policy: &Policy,
     mounts: &Mounts,
+    process: &Process,
 ) -> EmulatorPlace {
     if !policy.inject {
         return EmulatorPlace::Nowhere("the policy says so");
@@ -302,7 +303,7 @@ fn emulator_place(
     };
     // config.json is believed no further than what is there: a link in the image can make a volume
     // land on /dev, after the tmpfs.
-    match is_made_for_container(&dev, rootfs, mounts) {
+    match is_made_for_container(&dev, rootfs, mounts, process) {
         Ok(true) => EmulatorPlace::Dev(dev),
         Ok(false) => EmulatorPlace::Nowhere("the container's /dev is not a tmpfs made for it"),
         Err(_) => EmulatorPlace::Nowhere("the container's /dev cannot be examined"),
@@ -314,28 +315,37 @@ fn emulator_place(
 ///
 /// The runtime mounts it on the rootfs itself. What was there before would be what it is mounted on,
 /// and what came after is mounted on it: neither has the rootfs for its parent. Nor may a volume have
-/// come to lie over the whole rootfs, with a /dev of its own.
-fn is_made_for_container(dev: &OwnedFd, rootfs: &OwnedFd, mounts: &Mounts) -> Result<bool> {
+/// come to lie over the whole rootfs, with a /dev of its own: then there are two at that path.
+fn is_made_for_container(
+    dev: &OwnedFd,
+    rootfs: &OwnedFd,
+    mounts: &Mounts,
+    process: &Process,
+) -> Result<bool> {
     let (mount, below) = (mounts.at(dev)?, mounts.at(rootfs)?);
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
         && mount.parent == below.id
         && mount.root == Path::new("/")
         && !mount.shared
-        && is_bound_on_itself(&below, mounts)?)
+        && (is_of_image(&below, mounts).unwrap_or(false)
+            || is_alone(&mount, &process.read("mountinfo")?)))
 }
 
-/// Whether the mount `rootfs` is a directory mounted on itself, as runtimes do before anything else
-/// (runc's `prepareRoot`, crun's `do_mounts`). A volume over it shows another than the one under it.
-fn is_bound_on_itself(rootfs: &Mount, mounts: &Mounts) -> Result<bool> {
-    // After the runtime has changed the root, nothing is under it.
-    if rootfs.point == Path::new("/") {
-        return Ok(true);
-    }
-    let under = mounts.under(rootfs)?;
-    Ok(rootfs
-        .point
-        .strip_prefix(&under.point)
-        .is_ok_and(|rest| (rootfs.device, &rootfs.root) == (under.device, &under.root.join(rest))))
+/// Whether the mount `rootfs` is certainly the runtime's own, of an image: a whole file system, mounted by
+/// the engine, and once more on itself by the runtime (runc's `prepareRoot`, crun's `do_mounts`). A
+/// volume over it would be a third mount at that path.
+fn is_of_image(rootfs: &Mount, mounts: &Mounts) -> Result<bool> {
+    let engines = mounts.under(rootfs)?;
+    let is_whole = |mount: &Mount| mount.root == Path::new("/");
+    Ok(is_whole(rootfs)
+        && is_whole(&engines)
+        && (engines.device, &engines.point) == (rootfs.device, &rootfs.point)
+        && mounts.under(&engines)?.point != rootfs.point)
+}
+
+/// Whether `mount` is the only one at its path, by the mountinfo of the process that has it.
+fn is_alone(mount: &Mount, mountinfo: &str) -> bool {
+    mounts::mount_points(mountinfo).iter().filter(|point| **point == mount.point).count() == 1
 }
 
 /// Opens `path` below `dir` as a mere location.

@@ -96,7 +96,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
             Applied::Refused(why)
         });
     }
-    let containers_namespace = enter_private_root(&room, &pinned)?;
+    let containers_namespace = enter_private_root(room, &pinned)?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     let attached = registered.and_then(|()| {
@@ -430,25 +430,30 @@ fn room_for(plan: &Plan) -> Result<OwnedFd> {
 /// So the kernel finds, and pins with flag F, the very files that were checked, or copies of them, on
 /// mounts that are read-only and that no container can reach; and nobody can change a path under it
 /// meanwhile. Returns the container's mount namespace, if it had to be left for that.
+///
+/// Once a handler is there, its emulator's mount can be found by /proc/PID/exe of a foreign program, and
+/// as long as that is in a namespace, if only of detached mounts, somebody with `CAP_SYS_ADMIN` could
+/// clone it, and make the clone writable. So `room` is closed here, and is in none any more.
 fn enter_private_root(
-    room: &OwnedFd,
+    room: OwnedFd,
     emulators: &BTreeMap<PathBuf, OwnedFd>,
 ) -> Result<Option<OwnedFd>> {
     let call = |call: &str| format!("{call} a tmpfs for emulators");
-    let placed = places(room, Path::new("/"), emulators)?;
+    let placed = places(&room, Path::new("/"), emulators)?;
     let left = match attach_emulators(&placed) {
         // Before Linux 6.15 nothing can be mounted on what is attached nowhere itself.
         Err(Errno::INVAL) => {
-            let left = attach_in_own_namespace(room)?;
+            let left = attach_in_own_namespace(&room)?;
             attach_emulators(&placed).map(|()| Some(left))
         }
         attached => attached.map(|()| None),
     }
     .call(|| call("move_mount onto"))?;
     drop(placed); // what is open for writing cannot become read-only
-    rustix::process::fchdir(room).call(|| call("fchdir"))?;
+    rustix::process::fchdir(&room).call(|| call("fchdir"))?;
     rustix::process::chroot(".").call(|| call("chroot"))?;
-    kernel::make_read_only(room).call(|| call("mount_setattr"))?;
+    kernel::make_read_only(&room).call(|| call("mount_setattr"))?;
+    drop(room);
     Ok(left)
 }
 

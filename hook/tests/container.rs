@@ -502,10 +502,12 @@ fn a_volume_over_the_whole_rootfs_gets_nothing() {
     let volume = "mount --make-rshared proc; mkdir /mnt/v; mount -t tmpfs v /mnt/v
         mkdir /mnt/v/dev /mnt/v/proc; mount -t tmpfs v /mnt/v/dev; mount --rbind proc /mnt/v/proc
         mount --rbind /mnt/v /mnt/rootfs";
+    let itself =
+        "mount --make-rshared proc; mkdir -p /mnt/v/dev; mount --rbind /mnt/rootfs /mnt/rootfs";
     // Also where the runtime has not mounted the rootfs on itself.
     let unbound = "cd /; umount --lazy /mnt/rootfs; umount --lazy /mnt/rootfs; cd /mnt/rootfs
         mkdir proc dev; mount --rbind /proc proc; mount -t tmpfs container dev";
-    for rootfs in [volume.to_owned(), format!("{unbound}; {volume}")] {
+    for rootfs in [volume.into(), format!("{unbound}; {volume}"), itself.to_owned()] {
         let case = Case {
             rootfs: rootfs.leak(),
             then: "find /mnt/v/dev /mnt/rootfs/dev -mindepth 1",
