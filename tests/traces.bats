@@ -104,11 +104,16 @@ traced() { # option of strace…
     rm -f "$RUN/trace"
 }
 
-@test "the hook starts no process" {
+# Leaves the trace of a start that went well.
+trace_start() {
     traced
     as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm true
     rm -r "$RUN/hooks"
     grep -q 'exited with 0' "$RUN/trace"
+}
+
+@test "the hook starts no process" {
+    trace_start
     run grep -E "(fork|vfork|clone3?)\(" "$RUN/trace"
     [ "$status" = 1 ] || fail "$output"
     [ "$(grep -c 'execve(' "$RUN/trace")" = 1 ]
@@ -116,10 +121,7 @@ traced() { # option of strace…
 
 @test "from Linux 6.15 on, no mount namespace of its own and no mountinfo" {
     [ "$(printf '%s\n' 6.15 "$(uname -r)" | sort --version-sort | head -n 1)" = 6.15 ] || skip "this is $(uname -r)"
-    traced
-    as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm true
-    rm -r "$RUN/hooks"
-    grep -q 'exited with 0' "$RUN/trace"
+    trace_start
     run grep -E 'unshare|mountinfo' "$RUN/trace"
     [ "$status" = 1 ] || fail "$output"
 }
@@ -127,9 +129,7 @@ traced() { # option of strace…
 # While it is open, its mounts are in a namespace, and who finds one by /proc/PID/exe of a program that
 # a handler has started could clone it and make it writable.
 @test "the tmpfs that emulators are attached in is closed before the first handler is there" {
-    traced
-    as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm true
-    rm -r "$RUN/hooks"
+    trace_start
     run awk '/fsopen\("tmpfs"/ { opened = 1 }
         opened && /fsmount\(/ { room = $NF; opened = 0 }
         room && index($0, "close(" room ")") { print "closed"; room = "" }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+use rustix::thread::ThreadNameSpaceType;
 use serde::Deserialize;
 
 use crate::container::Process;
 use crate::kernel;
 use crate::message::{Call, shown};
-use crate::mounts::{Mount, mount_id};
+use crate::mounts::{self, Mount, mount_id};
 use crate::oci::Config;
 
 /// An element of config.json's `linux.devices`.
@@ -83,13 +83,11 @@ pub fn protect(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<(
     if nodes.is_empty() {
         return Ok(());
     }
-    let mounts = Some(LinkNameSpaceType::Mount);
-    let ours = std::fs::File::open("/proc/self/ns/mnt").call(|| "open /proc/self/ns/mnt".into())?;
+    let ours = mounts::own_namespace()?;
     rustix::thread::move_into_thread_name_spaces(process.pidfd.as_fd(), ThreadNameSpaceType::MOUNT)
         .call(|| "setns into the container's mounts".into())?;
     let protected = nodes.iter().try_for_each(kernel::make_read_only);
-    rustix::thread::move_into_link_name_space(ours.as_fd(), mounts)
-        .call(|| "setns back into the engine's mount namespace".into())?;
+    mounts::enter_again(&ours, "engine")?;
     protected.call(|| "mount_setattr the container's device nodes".into())
 }
 

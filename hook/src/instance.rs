@@ -77,16 +77,10 @@ impl Keep {
     pub fn at(path: &Path) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-        let mount_namespace = own_mount_namespace().ok()?;
+        let mount_namespace = mounts::own_namespace().ok()?;
         let mounts = Mounts::of(&mount_namespace, &place, mounts::own).ok()?;
         (!mounts.at(&place).ok()?.shared).then_some(Self { mount_namespace, place })
     }
-}
-
-/// The mount namespace that this process is in.
-pub fn own_mount_namespace() -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty())
 }
 
 /// The root directory of a binfmt_misc mount.

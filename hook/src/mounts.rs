@@ -5,7 +5,7 @@ use std::ffi::{CStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::mem::offset_of;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -14,8 +14,9 @@ use linux_raw_sys::general::{
     MS_SHARED, STATMOUNT_MNT_BASIC, STATMOUNT_MNT_POINT, STATMOUNT_MNT_ROOT, STATMOUNT_SB_BASIC,
     STATX_MNT_ID_UNIQUE, statmount,
 };
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
+use rustix::thread::LinkNameSpaceType;
 
 use crate::kernel;
 use crate::message::Call;
@@ -48,6 +49,19 @@ pub fn own() -> Result<String> {
         .and_then(|mut file| file.read_to_end(&mut text))
         .call(|| format!("read {PATH}"))?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The mount namespace that this process is in.
+pub fn own_namespace() -> Result<OwnedFd> {
+    const PATH: &str = "/proc/self/ns/mnt";
+    rustix::fs::open(PATH, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| format!("open {PATH}"))
+}
+
+/// Goes back to a mount namespace that this process was in, which is `whose`.
+pub fn enter_again(namespace: &OwnedFd, whose: &str) -> Result<()> {
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+        .call(|| format!("setns back into the {whose}'s mount namespace"))
 }
 
 /// The mount points of a process, by its mountinfo, in the order in which they were mounted.
@@ -217,7 +231,6 @@ fn unescaped(path: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
     use std::path::Path;
 
     use super::*;

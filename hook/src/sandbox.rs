@@ -18,17 +18,18 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
 };
 use rustix::process::DumpableBehavior;
-use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, ThreadNameSpaceType};
+use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
 use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::emulator::Emulator;
 use crate::hook::{Carry, Form, Plan, Program};
-use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free, own_mount_namespace};
+use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
 use crate::kernel;
 use crate::launcher;
 use crate::message::{self, Call};
+use crate::mounts;
 use crate::request::Need;
 use crate::scope::Scope;
 
@@ -101,7 +102,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     let attached = registered.and_then(|()| {
         if let Some(namespace) = &containers_namespace {
-            enter_mount_namespace(namespace, "container")?;
+            mounts::enter_again(namespace, "container")?;
         }
         attach(&instance, container, &place)
     });
@@ -460,7 +461,7 @@ fn enter_private_root(
 /// Attaches `room` in a mount namespace of the hook's own, which ends with it. Returns the one that it
 /// leaves.
 fn attach_in_own_namespace(room: &OwnedFd) -> Result<OwnedFd> {
-    let left = own_mount_namespace().call(|| "open /proc/self/ns/mnt".into())?;
+    let left = mounts::own_namespace()?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(std::io::Error::from)
         .call(|| "unshare a mount namespace".into())?;
@@ -469,12 +470,6 @@ fn attach_in_own_namespace(room: &OwnedFd) -> Result<OwnedFd> {
     rustix::mount::move_mount(room, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .call(|| "move_mount a tmpfs for emulators".into())?;
     Ok(left)
-}
-
-/// Goes back to a mount namespace, which is `whose`.
-fn enter_mount_namespace(namespace: &OwnedFd, whose: &str) -> Result<()> {
-    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
-        .call(|| format!("setns back into the mount namespace of the {whose}"))
 }
 
 /// Makes a copy of `emulator` with the launcher in it: the file `name` in `room`.
@@ -518,7 +513,7 @@ fn keep_alive(keep: &Keep, instance: &Instance, container: &Container) -> Result
     let mount = mount(new_instance(container)?, container)?;
     kernel::make_read_only(&mount).call(|| "mount_setattr binfmt_misc".into())?;
     let device = instance.device()?;
-    enter_mount_namespace(&keep.mount_namespace, "engine")?;
+    mounts::enter_again(&keep.mount_namespace, "engine")?;
     // A container that started at the same time may have been faster; mounts would pile up.
     let there = Instance::mounted_at(Path::new(BINFMT_MISC));
     if there.is_some_and(|there| there.device().is_ok_and(|there| there == device)) {
