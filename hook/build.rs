@@ -1,9 +1,12 @@
 //! Builds the launcher (`launcher/launcher.rs`) for the machine that the hook is built for, to the
 //! bytes that `src/launcher.rs` puts into emulators. Nothing, for machines that it is not written for.
+//! Their SHA-256 sum is taken here, too: with it the hook knows its own copies at every start.
 
 use std::env::var;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use sha2::{Digest, Sha256};
 
 fn main() {
     let out = PathBuf::from(var("OUT_DIR").unwrap());
@@ -12,8 +15,10 @@ fn main() {
     println!("cargo::rerun-if-changed=../launcher");
     match &*var("CARGO_CFG_TARGET_ARCH").unwrap() {
         "x86_64" | "aarch64" => build(&out, &bytes),
-        _ => std::fs::write(bytes, []).unwrap(),
+        _ => std::fs::write(&bytes, []).unwrap(),
     }
+    let sum = Sha256::digest(std::fs::read(bytes).unwrap());
+    std::fs::write(out.join("launcher.sha256"), format!("{sum:x}")).unwrap();
 }
 
 fn build(out: &Path, bytes: &Path) {

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use rustix::fs::StatVfsMountFlags;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::binfmt::hex;
 use crate::emulator::Emulator;
@@ -58,7 +57,7 @@ impl Record {
     pub fn new(emulator: &Emulator, sha256: Sha256Sum) -> Result<Self> {
         Ok(Self {
             format: FORMAT,
-            launcher: launcher_sum(),
+            launcher: launcher::LAUNCHER_SHA256.into(),
             source: Source::of(emulator)?,
             sha256: sha256.to_string(),
         })
@@ -84,7 +83,7 @@ impl Record {
     /// Whether a copy made from `emulator` now would be the same.
     fn is_of(&self, emulator: &Emulator) -> bool {
         self.format == FORMAT
-            && self.launcher == launcher_sum()
+            && self.launcher == launcher::LAUNCHER_SHA256
             && Source::of(emulator).is_ok_and(|source| source == self.source)
             && emulator.sha256.is_none_or(|sum| sum.to_string() == self.sha256)
     }
@@ -100,10 +99,6 @@ impl Source {
             build_id: emulator.program.build_id.as_deref().map(hex),
         })
     }
-}
-
-fn launcher_sum() -> String {
-    Sha256Sum::new(Sha256::digest(launcher::LAUNCHER).into()).to_string()
 }
 
 /// What there is of the prepared copy of an emulator.
