@@ -19,7 +19,7 @@ use crate::oci::{Bundle, State};
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
 use crate::toolbx;
-use crate::trust::Caller;
+use crate::trust::{Caller, Host};
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
 pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
@@ -47,6 +47,8 @@ pub struct Container {
     pub emulator_place: EmulatorPlace,
     /// Whether uid 0 of our user namespace is somebody in its.
     maps_our_root: bool,
+    /// Whose uid 0 that is.
+    caller: Caller,
 }
 
 /// Where a container's binfmt_misc is to be mounted.
@@ -84,17 +86,11 @@ impl Process {
         let process =
             Self::with_pid(state.pid).with_context(|| format!("container {}", state.id))?;
         ensure!(
-            process.namespace("mnt")? != own_namespace("mnt")?,
+            process.namespace("mnt")? != Namespace::ours("mnt")?,
             "process {} is no container's: it shares the hook's mount namespace",
             state.pid
         );
         Ok(process)
-    }
-
-    /// Whose binfmt_misc instance the container of this process and `bundle` uses.
-    pub fn scope(&self, bundle: &Bundle) -> Result<Scope> {
-        let (theirs, ours) = (self.namespace("user")?, own_namespace("user")?);
-        Ok(Scope::of(theirs, ours, bundle.config.has_own_user_namespace()))
     }
 
     fn with_pid(pid: i32) -> Result<Self> {
@@ -110,14 +106,14 @@ impl Process {
         Ok(Self { pid, dir, pidfd })
     }
 
-    /// Whether it is in the user namespace that the hook is in.
-    pub fn is_in_our_user_namespace(&self) -> Result<bool> {
-        Ok(self.namespace("user")? == own_namespace("user")?)
+    /// The user namespace that it is in.
+    pub fn user_namespace(&self) -> Result<Namespace> {
+        self.namespace("user")
     }
 
     /// Whether it is in the network namespace that the hook is in.
     pub fn is_in_our_network_namespace(&self) -> Result<bool> {
-        Ok(self.namespace("net")? == own_namespace("net")?)
+        Ok(self.namespace("net")? == Namespace::ours("net")?)
     }
 
     /// Fails if the process has ended: then what was opened may be another's.
@@ -176,11 +172,12 @@ impl Container {
         state: &State,
         bundle: &Bundle,
         policy: &Policy,
+        host: &Host,
     ) -> Result<Self> {
         let mounts = process.mounts(rootfs)?;
         let emulator_place = emulator_place(rootfs, bundle, policy, &mounts, &process);
         let mount_point = open_mount_point(rootfs, &state.id, &mounts, &emulator_place)?;
-        let enters_user_namespace = !process.is_in_our_user_namespace()?;
+        let enters_user_namespace = process.user_namespace()? != host.user_namespace;
         let maps_our_root = !enters_user_namespace || maps_uid(&process.read("uid_map")?, 0);
         process.ensure_alive()?;
         Ok(Self {
@@ -191,14 +188,15 @@ impl Container {
             mounts_itself: bundle.config.command.as_ref().is_some_and(toolbx::is_toolbx),
             emulator_place,
             maps_our_root,
+            caller: host.caller,
             pidfd: process.pidfd,
         })
     }
 
     /// Whether somebody in the container is the machine's root as far as files go.
     #[must_use]
-    pub fn has_hosts_root(&self, caller: Caller) -> bool {
-        caller == Caller::Root && self.maps_our_root
+    pub fn has_hosts_root(&self) -> bool {
+        self.caller == Caller::Root && self.maps_our_root
     }
 
     /// Whether somebody in the container owns the emulator's file. Then it is not shown: with
@@ -209,13 +207,6 @@ impl Container {
     pub fn maps_owner_of(&self, emulator: &Emulator) -> bool {
         self.maps_our_root && emulator.belongs_to_root
     }
-}
-
-/// The namespace that the hook is in.
-fn own_namespace(kind: &str) -> Result<Namespace> {
-    rustix::fs::stat(format!("/proc/self/ns/{kind}"))
-        .map(|stat| Namespace { dev: stat.st_dev, ino: stat.st_ino })
-        .call(|| format!("stat /proc/self/ns/{kind}"))
 }
 
 /// Whether a `uid_map`, read from outside its namespace, has a user for `uid` of outside.

@@ -14,7 +14,7 @@ use crate::arch::{self, Arch};
 use crate::elf::Program;
 use crate::message::Call;
 use crate::policy::{Policy, Sha256Sum};
-use crate::trust::{self, Caller};
+use crate::trust::Host;
 
 /// An emulator that passed every check. The open file is the one that was checked.
 #[derive(Debug)]
@@ -59,10 +59,10 @@ pub const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubun
 ///
 /// Fails where there is none: with [`Missing`] if nothing was found, and otherwise naming every
 /// candidate and what is wrong with it.
-pub fn find(arch: &'static Arch, policy: &Policy, caller: Caller) -> Result<Emulator> {
+pub fn find(arch: &'static Arch, policy: &Policy, host: &Host) -> Result<Emulator> {
     let mut refused = Vec::new();
     for path in candidates(arch, policy) {
-        let file = match trust::open(&path, caller, &["usr"]) {
+        let file = match host.open(&path, &["usr"]) {
             Ok(None) => continue,
             Ok(Some(file)) => file,
             Err(error) => {

@@ -30,7 +30,7 @@ use crate::request::{self, Evidence, Need, Request, Told, UsernsWish, Wish};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
 use crate::toolbx;
-use crate::trust::{self, Caller};
+use crate::trust::Host;
 
 /// How many emulators are copied for one container at most: each takes 10 to 17 MB, which are not
 /// counted as the container's.
@@ -216,7 +216,7 @@ fn serve(decision: &Decision, state: &State, orders: &Orders) -> Result<Option<V
 fn finish(decision: &Decision, state: &State, orders: &Orders) -> Result<()> {
     // Such a namespace can be asked for too.
     let owns_host_files = orders.owns_host_files
-        || matches!(decision, Decision::Emulate(plan) if plan.container.has_hosts_root(Caller::current()?));
+        || matches!(decision, Decision::Emulate(plan) if plan.container.has_hosts_root());
     if !owns_host_files && orders.sysctls.is_empty() {
         return Ok(());
     }
@@ -281,14 +281,14 @@ fn plan_by(
     state: &State,
     orders: &Orders,
 ) -> Result<Decision> {
-    let caller = Caller::current()?;
-    let policy = Policy::load(caller)?;
+    let host = Host::current()?;
+    let policy = Policy::load(&host)?;
     match request::decide(evidence, &policy, Arch::is_native)? {
         Request::Nothing => Ok(Decision::NotAsked),
         Request::Off => Ok(Decision::Off),
         Request::Native => Ok(Decision::Native),
         Request::Emulate(wish) => {
-            plan_for(wish, place?, state, &Rules { policy: &policy, caller, orders, need })
+            plan_for(wish, place?, state, &Rules { policy: &policy, host: &host, orders, need })
         }
     }
 }
@@ -296,7 +296,7 @@ fn plan_by(
 /// What holds for any container.
 struct Rules<'a> {
     policy: &'a Policy,
-    caller: Caller,
+    host: &'a Host,
     orders: &'a Orders,
     need: Need,
 }
@@ -344,10 +344,12 @@ fn evidence(
 
 /// Decides how `wish` is met.
 fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
-    let Rules { policy, orders, need, .. } = *rules;
+    let Rules { policy, host, orders, need } = *rules;
     let insists_on_private = wish.userns == Some(UsernsWish::Private);
     let Place { bundle, process, rootfs } = place;
-    let scope = process.scope(&bundle)?;
+    let theirs = process.user_namespace()?;
+    let made_for_it = bundle.config.has_own_user_namespace();
+    let scope = Scope::of(theirs, host.user_namespace, made_for_it);
     let asked = wish.targets.iter().find(|arch| wish.told(arch).asked);
     if let (Scope::Host, Some(arch)) = (scope, asked) {
         bail!(
@@ -377,7 +379,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
         Some(Err(error)) => (None, Some(format!("the handlers of the engine: {error:#}"))),
     };
     // A container that shares our handlers takes what is there, if it may.
-    let shares_ours = scope == Scope::Shared && process.is_in_our_user_namespace()?;
+    let shares_ours = scope == Scope::Shared && theirs == host.user_namespace;
     let is_served = |arch: &Arch| {
         shares_ours
             && policy.emulator_sha256.get(arch.name).is_none()
@@ -388,7 +390,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     if missing.is_empty() {
         return Ok(Decision::Inherited(scope));
     }
-    let container = Container::open(process, &rootfs, scope, state, &bundle, policy)?;
+    let container = Container::open(process, &rootfs, scope, state, &bundle, policy, host)?;
     let emulations = emulations(&missing, &wish, &container, rules)?;
     if emulations.is_empty() {
         return Ok(Decision::Inherited(scope));
@@ -460,7 +462,7 @@ fn emulations(
     let (mut emulations, mut missing) = (Vec::new(), None);
     let mut copies = COPIES_MAX;
     for arch in targets {
-        match emulator::find(arch, rules.policy, rules.caller) {
+        match emulator::find(arch, rules.policy, rules.host) {
             Err(why) if wish.as_found => missing = missing.or(Some(why)),
             emulator => {
                 let may_copy = copies > 0;
@@ -494,9 +496,9 @@ fn emulation(
     };
     let may_have_credentials = container.scope == Scope::Private
         && policy.credentials != Credentials::Never
-        && !container.has_hosts_root(rules.caller);
+        && !container.has_hosts_root();
     let needs = Needs { credentials: may_have_credentials, may_copy };
-    let launch = launch(&emulator, arch, wish, needs, policy, rules.caller)?;
+    let launch = launch(&emulator, arch, wish, needs, policy, rules.host)?;
     let is_plain = matches!(launch.form, Form::Plain);
     let name = emulator.path.file_name().unwrap_or_default().to_string_lossy();
     let interpreter = match not_shown {
@@ -536,12 +538,12 @@ pub fn launch(
     wish: &Wish,
     needs: Needs,
     policy: &Policy,
-    caller: Caller,
+    host: &Host,
 ) -> Result<Launch> {
     let Told { arguments, asked } = wish.told(arch);
     // Nobody needs every emulator that there is so much that all are copied.
     let matters = asked || !wish.as_found && (needs.credentials || !arguments.is_empty());
-    let (form, unprepared) = form(emulator, matters && needs.may_copy, policy, caller);
+    let (form, unprepared) = form(emulator, matters && needs.may_copy, policy, host);
     if !matches!(form, Form::Plain) {
         return Ok(Launch { form, arguments, unprepared });
     }
@@ -561,7 +563,7 @@ fn form(
     emulator: &Emulator,
     may_be_copied: bool,
     policy: &Policy,
-    caller: Caller,
+    host: &Host,
 ) -> (Form, Option<String>) {
     if policy.launcher == Launcher::Never {
         return (Form::Plain, None);
@@ -569,7 +571,7 @@ fn form(
     if !launcher::is_available() {
         return (Form::Plain, Some("there is no launcher for this machine's processor".into()));
     }
-    let why = match Prepared::of(emulator, caller) {
+    let why = match Prepared::of(emulator, host) {
         Prepared::Fresh(file) => return (Form::Prepared(file), None),
         Prepared::Stale(why) => why,
         Prepared::Missing => "there is no prepared copy".into(),
@@ -628,10 +630,10 @@ fn launched_program(
     may_copy: bool,
     rules: &Rules,
 ) -> Result<Program> {
-    let Rules { policy, caller, .. } = *rules;
+    let Rules { policy, host, .. } = *rules;
     let arch = ARCHES.iter().find(|arch| entry.is_for(arch)).context("it is for no target")?;
     ensure!(entry.name == *handler_name(arch), "it is not ours");
-    let emulator = emulator::find(arch, policy, caller)?;
+    let emulator = emulator::find(arch, policy, host)?;
     ensure!(
         emulator.path.file_name() == Some(name.as_ref()),
         "the emulator for {} is {} here",
@@ -644,7 +646,7 @@ fn launched_program(
             .all(|a| policy.lets_annotations_set(a, arch)),
         "the policy does not let its arguments be set"
     );
-    match form(&emulator, may_copy, policy, caller) {
+    match form(&emulator, may_copy, policy, host) {
         (Form::Prepared(file), _) => Ok(Program::File(file)),
         (Form::Copy, _) => Ok(Program::Copy(emulator)),
         (Form::Plain, _) if arguments.is_empty() => Ok(Program::File(emulator.file)),
@@ -660,8 +662,7 @@ fn program_at(path: &Path, entry: &Entry, rules: &Rules) -> Result<File> {
         "{} is not a plain absolute path",
         entry.interpreter.display()
     );
-    trust::open(path, rules.caller, &["usr"])?
-        .with_context(|| format!("no {} here", path.display()))
+    rules.host.open(path, &["usr"])?.with_context(|| format!("no {} here", path.display()))
 }
 
 /// Scope host: the machine's instance is never written, so its handlers must do.

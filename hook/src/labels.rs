@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::policy::{Annotation, Policy};
 use crate::sqlite::{self, Query};
-use crate::trust::{self, Caller};
+use crate::trust::Host;
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
@@ -41,12 +41,13 @@ pub struct Label {
 /// decide.
 #[must_use]
 pub fn find(bundle: &Path) -> Option<Label> {
-    let label = find_by(trusted, bundle)?;
-    let policy = Policy::load(Caller::current().ok()?).ok()?;
+    let host = Host::current().ok()?;
+    let label = find_by(&|path| host.open(path, &[]).ok()?, bundle)?;
+    let policy = Policy::load(&host).ok()?;
     policy.annotations.contains(&Annotation::Toolbox).then_some(label)
 }
 
-fn find_by(open: Open, bundle: &Path) -> Option<Label> {
+fn find_by(open: &Open, bundle: &Path) -> Option<Label> {
     let place = Place::of(open, bundle)?;
     let label = |source, labels: Option<Labels>| Some(Label { source, value: labels?.arch? });
     let of_container = || label(OF_CONTAINER, place.container()?.labels);
@@ -55,12 +56,7 @@ fn find_by(open: Open, bundle: &Path) -> Option<Label> {
 }
 
 /// Opens a file, if it is there and its content is to be believed.
-type Open = fn(&Path) -> Option<File>;
-
-/// A file that nobody but the caller could have written.
-fn trusted(path: &Path) -> Option<File> {
-    trust::open(path, Caller::current().ok()?, &[]).ok()?
-}
+type Open<'a> = dyn Fn(&Path) -> Option<File> + 'a;
 
 /// The bundle that Podman makes for the container `id` whose root directory is `root`.
 #[must_use]
@@ -72,9 +68,8 @@ pub fn bundle_of(id: &str, root: &Path) -> Option<PathBuf> {
 }
 
 /// Where containers/storage keeps a container.
-#[derive(Debug)]
 struct Place<'a> {
-    open: Open,
+    open: &'a Open<'a>,
     /// `graphroot` in storage.conf.
     graph_root: &'a Path,
     /// The storage driver, for example `overlay`.
@@ -116,7 +111,7 @@ struct ImageConfig {
 
 impl<'a> Place<'a> {
     /// By GRAPHROOT/DRIVER-containers/ID/userdata.
-    fn of(open: Open, bundle: &'a Path) -> Option<Self> {
+    fn of(open: &'a Open<'a>, bundle: &'a Path) -> Option<Self> {
         let directory = bundle.parent()?;
         let containers = directory.parent()?;
         Some(Self {
@@ -222,10 +217,10 @@ db.commit()
         }
 
         fn find(&self) -> Option<String> {
-            self.find_by(|path| File::open(path).ok()).map(|label| label.value)
+            self.find_by(&|path| File::open(path).ok()).map(|label| label.value)
         }
 
-        fn find_by(&self, open: Open) -> Option<Label> {
+        fn find_by(&self, open: &Open) -> Option<Label> {
             find_by(open, &bundle_of(ID, &self.0.join("overlay/layer/merged")).unwrap())
         }
     }
@@ -260,7 +255,7 @@ db.commit()
             ("{}", "arm64", "toolbox-arch label of the image"),
             ("", "arm64", "toolbox-arch label of the image"),
         ] {
-            let label = root.with_database(json).find_by(|path| File::open(path).ok()).unwrap();
+            let label = root.with_database(json).find_by(&|path| File::open(path).ok()).unwrap();
             assert_eq!((label.value.as_str(), label.source), (value, source), "{json}");
         }
         root.put("db.sql", "no database");
@@ -298,6 +293,7 @@ db.commit()
         root.with_database(r#"{"labels":{"toolbox-arch":"s390x"}}"#);
         assert_eq!(root.find().unwrap(), "s390x");
         std::fs::set_permissions(&root.0, Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(root.find_by(trusted), None);
+        let host = Host::current().unwrap();
+        assert_eq!(root.find_by(&|path| host.open(path, &[]).ok()?), None);
     }
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::arch::{self, Arch};
 use crate::arguments::{Argument, Arguments};
-use crate::trust::{self, Caller};
+use crate::trust::{Caller, Host};
 
 /// What holds where no file says otherwise; complete.
 const DEFAULT: &str = include_str!("../../policies/default.json");
@@ -189,15 +189,14 @@ pub struct Sha256Sum([u8; 32]);
 pub struct Sums(BTreeMap<&'static str, Vec<Sha256Sum>>);
 
 impl Policy {
-    /// The policy in force for `caller`: the built-in default, the system's files, and the
-    /// caller's own.
+    /// The policy in force on `host`: the built-in default, the system's files, and the caller's own.
     ///
-    /// Fails where a file that exists cannot be read, is not a policy, or (see [`trust`]) may be
+    /// Fails where a file that exists cannot be read, is not a policy, or (see [`Host`]) may be
     /// written by somebody else.
-    pub fn load(caller: Caller) -> Result<Self> {
+    pub fn load(host: &Host) -> Result<Self> {
         let mut policy = Self::default();
-        for path in files(caller) {
-            if let Some(text) = read(&path, caller).context("policy")? {
+        for path in files(host.caller) {
+            if let Some(text) = read(&path, host).context("policy")? {
                 policy = policy.overridden_by(&text, &path)?;
             }
         }
@@ -277,8 +276,8 @@ pub fn present(caller: Caller) -> Vec<PathBuf> {
 }
 
 /// The file's text, or `None` where there is no such file.
-fn read(path: &Path, caller: Caller) -> Result<Option<String>> {
-    let Some(file) = trust::open(path, caller, &["usr", "etc"])? else { return Ok(None) };
+fn read(path: &Path, host: &Host) -> Result<Option<String>> {
+    let Some(file) = host.open(path, &["usr", "etc"])? else { return Ok(None) };
     let mut text = String::with_capacity(1024);
     let length = file
         .take(FILE_MAX + 1)

@@ -32,7 +32,7 @@ use crate::policy::{Policy, Userns};
 use crate::request::{self, Evidence, Need, Request, UsernsWish};
 use crate::scope::Scope;
 use crate::toolbx;
-use crate::trust::Caller;
+use crate::trust::Host;
 
 /// To listen on a port below it takes `CAP_NET_BIND_SERVICE` over the user namespace that owns the
 /// network (ip(7)).
@@ -298,12 +298,12 @@ fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
 
 /// Gives the container a user namespace, if it is to have one.
 fn rewritten(text: &str, evidence: &Evidence, need: Need) -> Result<Outcome> {
-    let caller = Caller::current()?;
-    let policy = Policy::load(caller)?;
+    let host = Host::current()?;
+    let policy = Policy::load(&host)?;
     let Request::Emulate(wish) = request::decide(evidence, &policy, Arch::is_native)? else {
         return Ok(Outcome::NotAsked);
     };
-    let scope = Scope::without_user_namespace(caller);
+    let scope = Scope::without_user_namespace(host.caller);
     let wanted = match (wish.userns, policy.userns) {
         (Some(UsernsWish::Private), _) | (None, Userns::Private) => true,
         (None, Userns::Rootful) => scope == Scope::Host,
@@ -314,7 +314,7 @@ fn rewritten(text: &str, evidence: &Evidence, need: Need) -> Result<Outcome> {
     }
     // Whoever asked hears from create-runtime what is missing.
     if need != Need::Asked {
-        wish.targets.iter().try_for_each(|arch| emulator::find(arch, &policy, caller).map(drop))?;
+        wish.targets.iter().try_for_each(|arch| emulator::find(arch, &policy, &host).map(drop))?;
     }
     let config: Config = serde_json::from_str(text).map_err(|error| malformed(&error))?;
     config.ensure_mappings_are_apart()?;

@@ -15,7 +15,7 @@ use crate::emulator::Emulator;
 use crate::launcher;
 use crate::message::{self, Call};
 use crate::policy::Sha256Sum;
-use crate::trust::{self, Caller};
+use crate::trust::Host;
 
 /// Where prepared copies are, under the names of the emulators.
 pub const DIRECTORY: &str = "/var/lib/toolbx-arch/emulators";
@@ -121,9 +121,9 @@ impl Prepared {
 
     /// Looks for that of `emulator`. One of another file of that name is none.
     #[must_use]
-    pub fn of(emulator: &Emulator, caller: Caller) -> Self {
+    pub fn of(emulator: &Emulator, host: &Host) -> Self {
         let path = Self::path(emulator);
-        match trust::open(&path, caller, &["var"]) {
+        match host.open(&path, &["var"]) {
             Ok(None) => Self::Missing,
             Ok(Some(_)) if !launcher::is_available() => Self::Missing,
             Ok(Some(file)) => Self::opened(file, &path, emulator),

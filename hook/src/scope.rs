@@ -1,5 +1,8 @@
-//! Whose binfmt_misc instance a container uses. Pure.
+//! Whose binfmt_misc instance a container uses.
 
+use anyhow::Result;
+
+use crate::message::Call;
 use crate::trust::Caller;
 
 /// Whose instance it is.
@@ -28,6 +31,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// The one of this `kind`, for example `user`, that the hook is in.
+    pub fn ours(kind: &str) -> Result<Self> {
+        let path = format!("/proc/self/ns/{kind}");
+        rustix::fs::stat(&path)
+            .map(|stat| Self { dev: stat.st_dev, ino: stat.st_ino })
+            .call(|| format!("stat {path}"))
+    }
+
     /// Whether it is the machine's own user namespace.
     #[must_use]
     pub fn is_initial_user(self) -> bool {

@@ -2,21 +2,24 @@
 //!
 //! A file is trusted if nobody but the administrator (or, rootless, the caller) could have put it
 //! there. Every directory on its path is looked at, symbolic links included, and each is opened
-//! once, relative to the one before, so that what was checked is what is used.
+//! once, relative to the one before, so that what was checked is what is used. A directory that was
+//! looked at is not looked at again: most paths have the same ones.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::message::Call;
-use crate::scope::INITIAL_USER_NAMESPACE;
+use crate::scope::Namespace;
 
 /// On whose behalf the hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +37,12 @@ pub enum Caller {
 impl Caller {
     /// On whose behalf this process runs, by the user namespace it is in.
     pub fn current() -> Result<Self> {
-        const NAMESPACE: &str = "/proc/self/ns/user";
+        Self::in_namespace(Namespace::ours("user")?)
+    }
+
+    fn in_namespace(user_namespace: Namespace) -> Result<Self> {
         const OVERFLOW: &str = "/proc/sys/kernel/overflowuid";
-        let namespace = rustix::fs::stat(NAMESPACE).call(|| format!("stat {NAMESPACE}"))?;
-        if namespace.st_ino == INITIAL_USER_NAMESPACE {
+        if user_namespace.is_initial_user() {
             return Ok(Self::Root);
         }
         let text = std::fs::read_to_string(OVERFLOW).call(|| format!("read {OVERFLOW}"))?;
@@ -49,77 +54,114 @@ impl Caller {
 /// As many symbolic links as the kernel follows on one path (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 
-/// Opens the regular file at the absolute `path` for reading. Below the directories `system` of /
-/// an owner who is not in the caller's user namespace is taken for root.
-///
-/// `Ok(None)` if there is none. Fails, naming what is wrong and the command that mends it, if
-/// somebody else could write the file, a directory or a link on its path, and if it is no file.
-pub fn open(path: &Path, caller: Caller, system: &[&str]) -> Result<Option<File>> {
-    let mut walk = Walk::start(path, caller, system)?;
-    while let Some(name) = walk.ahead.pop_front() {
-        if !walk.step(name)? {
-            return Ok(None);
-        }
+/// The host, as this process sees it.
+#[derive(Debug)]
+pub struct Host {
+    /// On whose behalf this process runs.
+    pub caller: Caller,
+    /// The user namespace that it is in.
+    pub user_namespace: Namespace,
+    root: Rc<Directory>,
+}
+
+/// A directory of the host.
+#[derive(Debug)]
+struct Directory {
+    fd: OwnedFd,
+    /// How somebody else could change what is in it.
+    problem: Option<String>,
+    /// The directories in it that were looked at, by their names.
+    known: RefCell<Vec<(OsString, Rc<Directory>)>>,
+}
+
+impl Directory {
+    fn known(&self, name: &OsStr) -> Option<Rc<Self>> {
+        let known = self.known.borrow();
+        known.iter().find(|(known, _)| known == name).map(|(_, directory)| Rc::clone(directory))
     }
-    // Only now: what is wrong with a directory does not matter where there is no file.
-    walk.problem.map_or(Ok(()), Err)?;
-    let Some(found) = walk.file else { bail!("{} is a directory, not a file", path.display()) };
-    // Not by its name again: the descriptor's magic link leads to the very file that was checked.
-    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
-    let file = rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .call(|| format!("open {}", path.display()))?;
-    Ok(Some(File::from(file)))
+}
+
+impl Host {
+    /// As it is seen from the namespaces that this process is in, where it must stay.
+    pub fn current() -> Result<Self> {
+        let user_namespace = Namespace::ours("user")?;
+        let caller = Caller::in_namespace(user_namespace)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open("/", flags, Mode::empty()).call(|| "open /".into())?;
+        let stat = rustix::fs::fstat(&fd).call(|| "stat /".into())?;
+        let problem = problem(caller, &stat, || "/".into());
+        let root = Rc::new(Directory { fd, problem, known: RefCell::default() });
+        Ok(Self { caller, user_namespace, root })
+    }
+
+    /// Opens the regular file at the absolute `path` for reading. Below the directories `system` of /
+    /// an owner who is not in the caller's user namespace is taken for root.
+    ///
+    /// `Ok(None)` if there is none. Fails, naming what is wrong and the command that mends it, if
+    /// somebody else could write the file, a directory or a link on its path, and if it is no file.
+    pub fn open(&self, path: &Path, system: &[&str]) -> Result<Option<File>> {
+        ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
+        let mut walk = Walk {
+            host: self,
+            path,
+            system,
+            ahead: components(path),
+            behind: Vec::new(),
+            file: None,
+            problem: self.root.problem.clone(),
+            links: 0,
+        };
+        while let Some(name) = walk.ahead.pop_front() {
+            if !walk.step(name)? {
+                return Ok(None);
+            }
+        }
+        // Only now: what is wrong with a directory does not matter where there is no file.
+        if let Some(problem) = walk.problem {
+            bail!(problem);
+        }
+        let Some(found) = walk.file else { bail!("{} is a directory, not a file", path.display()) };
+        // Not by its name again: the descriptor's magic link leads to the very file that was checked.
+        let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let file = rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open {}", path.display()))?;
+        Ok(Some(File::from(file)))
+    }
 }
 
 /// A path being followed, component by component.
 struct Walk<'a> {
+    host: &'a Host,
     path: &'a Path,
-    caller: Caller,
     system: &'a [&'a str],
     /// What is still to be followed.
     ahead: VecDeque<OsString>,
-    /// The directories from / to here, with their names.
-    behind: Vec<(OsString, OwnedFd)>,
+    /// The directories below / that lead here, with their names.
+    behind: Vec<(OsString, Rc<Directory>)>,
     /// The file at the end.
     file: Option<OwnedFd>,
-    /// The first thing on the path that somebody else could change.
-    problem: Option<anyhow::Error>,
+    /// How somebody else could change the first thing on the path that they could.
+    problem: Option<String>,
     links: usize,
 }
 
-impl<'a> Walk<'a> {
-    fn start(path: &'a Path, caller: Caller, system: &'a [&'a str]) -> Result<Self> {
-        ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open("/", flags, Mode::empty()).call(|| "open /".into())?;
-        let ahead = components(path);
-        let stat = rustix::fs::fstat(&root).call(|| "stat /".into())?;
-        let mut walk = Self {
-            path,
-            caller,
-            system,
-            ahead,
-            behind: vec![(OsString::new(), root)],
-            file: None,
-            problem: None,
-            links: 0,
-        };
-        walk.note(walk.check(&OsString::new(), &stat));
-        Ok(walk)
-    }
-
+impl Walk<'_> {
     /// Follows one component. `false` if it does not exist.
     fn step(&mut self, name: OsString) -> Result<bool> {
         if self.file.is_some() {
             return Ok(false); // a file is no directory, so there is nothing below it
         }
         if name == ".." {
-            self.behind.truncate(self.behind.len().saturating_sub(1).max(1));
+            self.behind.pop();
             return Ok(true);
         }
-        let parent = self.behind.last().map_or(CWD, |(_, fd)| fd.as_fd());
+        let parent = Rc::clone(self.behind.last().map_or(&self.host.root, |(_, parent)| parent));
+        if let Some(known) = parent.known(&name) {
+            self.enter(name, known);
+            return Ok(true);
+        }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat(parent, &name, flags, Mode::empty()) {
+        let fd = match rustix::fs::openat(&parent.fd, &name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(false),
             fd => fd.call(|| format!("open {}", self.here(&name).display()))?,
         };
@@ -128,12 +170,14 @@ impl<'a> Walk<'a> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => self.follow(&name, &fd, &stat)?,
             FileType::Directory => {
-                self.note(self.check(&name, &stat));
-                self.behind.push((name, fd));
+                let problem = problem(self.host.caller, &stat, || self.here(&name));
+                let directory = Rc::new(Directory { fd, problem, known: RefCell::default() });
+                parent.known.borrow_mut().push((name.clone(), Rc::clone(&directory)));
+                self.enter(name, directory);
             }
             FileType::RegularFile => {
-                self.note(self.check(&name, &stat));
-                self.note(self.check_unknown_owner(&name, &stat));
+                self.note(problem(self.host.caller, &stat, || self.here(&name)));
+                self.note(self.unknown_owner(&name, &stat));
                 self.file = Some(fd);
             }
             _ if !self.ahead.is_empty() => return Ok(false),
@@ -142,15 +186,20 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
+    fn enter(&mut self, name: OsString, directory: Rc<Directory>) {
+        self.note(directory.problem.clone());
+        self.behind.push((name, directory));
+    }
+
     fn follow(&mut self, name: &OsString, fd: &OwnedFd, stat: &Stat) -> Result<()> {
-        self.note(self.check_owner(name, stat));
+        self.note(foreign_owner(self.host.caller, stat, || self.here(name)));
         self.links += 1;
         ensure!(self.links <= LINKS_MAX, "{}: too many symbolic links", self.path.display());
         let target = rustix::fs::readlinkat(fd, "", Vec::new())
             .call(|| format!("readlink {}", self.here(name).display()))?;
         let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
         if target.is_absolute() {
-            self.behind.truncate(1);
+            self.behind.clear();
         }
         for component in components(&target).into_iter().rev() {
             self.ahead.push_front(component);
@@ -158,59 +207,60 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn note(&mut self, checked: Result<()>) {
-        if let Err(problem) = checked {
-            self.problem.get_or_insert(problem);
+    fn note(&mut self, problem: Option<String>) {
+        if self.problem.is_none() {
+            self.problem = problem;
         }
     }
 
-    /// Refuses what somebody else owns or may write.
-    fn check(&self, name: &OsString, stat: &Stat) -> Result<()> {
-        self.check_owner(name, stat)?;
-        let here = self.here(name);
-        ensure!(
-            stat.st_mode & 0o022 == 0,
-            "{0} may be written by others than its owner (mode {1:04o}), who could put another \
-             file there; {2}",
-            here.display(),
-            stat.st_mode & 0o7777,
-            mend(stat, || format!("run: chmod go-w {}", here.display()))
-        );
-        Ok(())
-    }
-
-    fn check_owner(&self, name: &OsString, stat: &Stat) -> Result<()> {
-        let trusted = match self.caller {
-            Caller::Root => stat.st_uid == 0,
-            Caller::User { overflow_uid } => stat.st_uid == 0 || stat.st_uid == overflow_uid,
-        };
-        let here = self.here(name);
-        ensure!(
-            trusted,
-            "{} belongs to uid {}, who could replace it; {}",
-            here.display(),
-            stat.st_uid,
-            mend(stat, || format!("run: chown root {}", here.display()))
-        );
-        Ok(())
-    }
-
     /// Below the system's directories an overflow owner is root; elsewhere it may be anybody.
-    fn check_unknown_owner(&self, name: &OsString, stat: &Stat) -> Result<()> {
-        let top = self.behind.get(1).and_then(|(name, _)| name.to_str()).unwrap_or_default();
-        ensure!(
-            stat.st_uid == 0 || self.system.contains(&top),
-            "{} belongs to somebody else, who could replace it; use a file of your own, or one \
-             below /usr",
-            self.here(name).display()
-        );
-        Ok(())
+    fn unknown_owner(&self, name: &OsString, stat: &Stat) -> Option<String> {
+        let top = self.behind.first().and_then(|(name, _)| name.to_str()).unwrap_or_default();
+        (stat.st_uid != 0 && !self.system.contains(&top)).then(|| {
+            format!(
+                "{} belongs to somebody else, who could replace it; use a file of your own, or one \
+                 below /usr",
+                self.here(name).display()
+            )
+        })
     }
 
     fn here(&self, name: &OsString) -> PathBuf {
         let behind: PathBuf = self.behind.iter().map(|(name, _)| name).collect();
         Path::new("/").join(behind).join(name)
     }
+}
+
+/// How somebody else could change the file or directory `here`: by owning it, or by writing it.
+fn problem(caller: Caller, stat: &Stat, here: impl Fn() -> PathBuf) -> Option<String> {
+    foreign_owner(caller, stat, &here).or_else(|| {
+        (stat.st_mode & 0o022 != 0).then(|| {
+            let here = here();
+            format!(
+                "{0} may be written by others than its owner (mode {1:04o}), who could put another \
+                 file there; {2}",
+                here.display(),
+                stat.st_mode & 0o7777,
+                mend(stat, || format!("run: chmod go-w {}", here.display()))
+            )
+        })
+    })
+}
+
+fn foreign_owner(caller: Caller, stat: &Stat, here: impl Fn() -> PathBuf) -> Option<String> {
+    let is_trusted = match caller {
+        Caller::Root => stat.st_uid == 0,
+        Caller::User { overflow_uid } => stat.st_uid == 0 || stat.st_uid == overflow_uid,
+    };
+    (!is_trusted).then(|| {
+        let here = here();
+        format!(
+            "{} belongs to uid {}, who could replace it; {}",
+            here.display(),
+            stat.st_uid,
+            mend(stat, || format!("run: chown root {}", here.display()))
+        )
+    })
 }
 
 /// How to mend a file, or what to do where a directory, on which much else may depend, is wrong.
@@ -231,4 +281,31 @@ fn components(path: &Path) -> VecDeque<OsString> {
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_directory_is_not_forgotten() {
+        let directory =
+            std::env::temp_dir().join(format!("toolbx-arch trust-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
+        let (missing, file) = (directory.join("missing"), directory.join("file"));
+        std::fs::write(&file, "").unwrap();
+        let host = Host::current().unwrap();
+        // What is not there does not matter; and may be there the next time.
+        assert!(host.open(&missing, &["tmp"]).unwrap().is_none());
+        let name = directory.file_name().unwrap();
+        for path in [&file, &file, &directory.join("..").join(name).join("file")] {
+            let why = host.open(path, &["tmp"]).unwrap_err().to_string();
+            assert!(why.contains("may be written by others"), "{why}");
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use toolbx_arch::message::Call;
-use toolbx_arch::trust::Caller;
+use toolbx_arch::trust::{Caller, Host};
 
 /// This very program, to be started anew.
 pub fn this_program() -> Result<PathBuf> {
@@ -19,15 +19,16 @@ pub fn is_plain_user() -> Result<bool> {
 }
 
 /// Enters a user namespace in which the caller is root, as the hook's is in rootless Podman; root
-/// stays where they are. From then on every file is trusted, or not, as the hook would.
+/// stays where they are. Returns the host as the hook would see it: every file is trusted there, or not,
+/// as by the hook.
 ///
 /// Not to be called before a program that needs the caller's own rights is started.
-pub fn become_hooks_caller() -> Result<Caller> {
+pub fn become_hooks_caller() -> Result<Host> {
     if is_plain_user()? {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         enter_user_namespace(&format!("0 {uid} 1\n"), &format!("0 {gid} 1\n"), false)?;
     }
-    Caller::current()
+    Host::current()
 }
 
 /// Enters a new user namespace with these maps (`user_namespaces`(7)), and a new mount namespace

@@ -23,7 +23,7 @@ pub fn run(arguments: &Cdi) -> Result<()> {
         terminal::print(&format!("removed {FILE}\n"));
         return Ok(());
     }
-    let specification = text(&list::targets(caller::become_hooks_caller()?)?)?;
+    let specification = text(&list::targets(&caller::become_hooks_caller()?)?)?;
     if arguments.install {
         files::write(file, &specification)?;
         terminal::print(&format!("wrote {FILE}\n"));

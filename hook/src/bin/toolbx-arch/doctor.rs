@@ -13,7 +13,7 @@ use toolbx_arch::launcher;
 use toolbx_arch::message;
 use toolbx_arch::policy::{self, Launcher, Policy};
 use toolbx_arch::prepared::Prepared;
-use toolbx_arch::trust::Caller;
+use toolbx_arch::trust::{Caller, Host};
 
 use crate::args::Doctor;
 use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE, PRECREATE};
@@ -60,13 +60,12 @@ pub fn run(arguments: &Doctor) -> Result<ExitCode> {
     findings.push(log());
     findings.extend(in_a_container());
     // From here on as the hook would see it.
-    let caller = caller::become_hooks_caller();
-    match caller {
-        Ok(caller) => {
-            let policy = policy(caller);
+    match caller::become_hooks_caller() {
+        Ok(host) => {
+            let policy = policy(&host);
             let is_usable = policy.mark == Mark::Good;
             findings.push(policy);
-            findings.extend(is_usable.then(|| emulators(caller, &trial)).into_iter().flatten());
+            findings.extend(is_usable.then(|| emulators(&host, &trial)).into_iter().flatten());
         }
         Err(why) => {
             findings.push(bad("emulators", message::line(&why), "mend what is marked above"));
@@ -351,18 +350,18 @@ fn in_a_container() -> Option<Finding> {
     ))
 }
 
-fn policy(caller: Caller) -> Finding {
-    if let Err(why) = Policy::load(caller) {
+fn policy(host: &Host) -> Finding {
+    if let Err(why) = Policy::load(host) {
         return bad("policy", message::line(&why), "mend that file");
     }
-    let files = policy::present(caller);
+    let files = policy::present(host.caller);
     let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
     good("policy", if files.is_empty() { "built in".into() } else { files.join(", ") })
 }
 
-fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
+fn emulators(host: &Host, trial: &Trial) -> Vec<Finding> {
     const WHAT: &str = "emulators";
-    let targets = match list::targets(caller) {
+    let targets = match list::targets(host) {
         Ok(targets) => targets,
         Err(why) => return vec![bad(WHAT, message::line(&why), "see toolbx-arch list")],
     };
@@ -374,14 +373,14 @@ fn emulators(caller: Caller, trial: &Trial) -> Vec<Finding> {
         return vec![bad(WHAT, "none was found", emulator::INSTALL)];
     }
     // They are made from what root may use.
-    let devices = (caller == Caller::Root).then(|| cdi::is_current(&targets)).flatten();
+    let devices = (host.caller == Caller::Root).then(|| cdi::is_current(&targets)).flatten();
     findings.extend(devices.map(cdi_devices));
     if found > 0 {
         let details: Vec<_> =
-            targets.iter().filter_map(|target| details(target, caller, trial)).collect();
+            targets.iter().filter_map(|target| details(target, host.caller, trial)).collect();
         let summary = good(WHAT, summary(&targets, &details, trial));
         findings.insert(0, Finding { details: Some(details.into()), ..summary });
-        let policy = Policy::load(caller).map_or(Launcher::Copy, |policy| policy.launcher);
+        let policy = Policy::load(host).map_or(Launcher::Copy, |policy| policy.launcher);
         findings.insert(1, copies(&targets, policy));
     }
     findings

@@ -23,7 +23,7 @@ use toolbx_arch::policy::{self, Credentials, Policy, Userns};
 use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
-use toolbx_arch::trust::Caller;
+use toolbx_arch::trust::{Caller, Host};
 
 use crate::args::Explain;
 use crate::subject::Subject;
@@ -193,15 +193,15 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
     if evidence.need().is_none() {
         return Ok(Outcome::NotAsked);
     }
-    let caller = Caller::current()?;
-    let policy = Policy::load(caller)?;
+    let host = Host::current()?;
+    let policy = Policy::load(&host)?;
     let wish = match request::decide(evidence, &policy, Arch::is_native)? {
         Request::Nothing => return Ok(Outcome::NotAsked),
         Request::Off => return Ok(Outcome::Off),
         Request::Native => return Ok(Outcome::Native),
         Request::Emulate(wish) => wish,
     };
-    let without = Scope::without_user_namespace(caller);
+    let without = Scope::without_user_namespace(host.caller);
     let gets_one = match policy.userns {
         Userns::Private => precreate,
         Userns::Rootful => precreate && without == Scope::Host,
@@ -218,11 +218,11 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
         return Ok(Outcome::Inherited(scope));
     }
     let find = |arch: &&'static Arch| -> Result<Target> {
-        let emulator = emulator::find(arch, &policy, caller)?;
+        let emulator = emulator::find(arch, &policy, &host)?;
         let may_have_credentials =
             scope == Scope::Private && policy.credentials != Credentials::Never;
         let needs = Needs { credentials: may_have_credentials, may_copy: true };
-        let launch = hook::launch(&emulator, arch, &wish, needs, &policy, caller)?;
+        let launch = hook::launch(&emulator, arch, &wish, needs, &policy, &host)?;
         let (emulator, arguments) = (emulator.path, launch.arguments);
         Ok(Target { arch, emulator, arguments, handler: None })
     };

@@ -13,7 +13,7 @@ use toolbx_arch::instance::Visible;
 use toolbx_arch::message;
 use toolbx_arch::policy::Policy;
 use toolbx_arch::prepared::Prepared;
-use toolbx_arch::trust::Caller;
+use toolbx_arch::trust::Host;
 
 use crate::args::List;
 use crate::{caller, terminal};
@@ -34,7 +34,7 @@ pub struct Target {
 }
 
 pub fn run(arguments: &List) -> Result<()> {
-    let targets = targets(caller::become_hooks_caller()?)?;
+    let targets = targets(&caller::become_hooks_caller()?)?;
     let wanted = wanted(&arguments.only)?;
     let targets: Vec<_> = targets.iter().filter(|target| wanted.contains(&target.arch)).collect();
     if arguments.json {
@@ -62,16 +62,16 @@ pub fn wanted(names: &[String]) -> Result<Vec<&'static Arch>> {
     names.iter().map(find).collect()
 }
 
-/// All targets, as the hook would see them for `caller`.
-pub fn targets(caller: Caller) -> Result<Vec<Target>> {
-    let policy = Policy::load(caller)?;
-    let host = Visible::of_the_engine().transpose()?;
-    let entries = host.map(|visible| visible.entries).unwrap_or_default();
+/// All targets, as the hook would see them on `host`.
+pub fn targets(host: &Host) -> Result<Vec<Target>> {
+    let policy = Policy::load(host)?;
+    let visible = Visible::of_the_engine().transpose()?;
+    let entries = visible.map(|visible| visible.entries).unwrap_or_default();
     let target = |arch: &'static Arch| {
-        let emulator = emulator::find(arch, &policy, caller);
+        let emulator = emulator::find(arch, &policy, host);
         Target {
             arch,
-            copy: emulator.as_ref().map_or(Prepared::Missing, |found| Prepared::of(found, caller)),
+            copy: emulator.as_ref().map_or(Prepared::Missing, |found| Prepared::of(found, host)),
             emulator,
             arguments: policy.arguments(arch),
             is_allowed: policy.allows(arch),

@@ -16,7 +16,7 @@ use toolbx_arch::launcher;
 use toolbx_arch::message::{self, Call};
 use toolbx_arch::policy::{Launcher, Policy};
 use toolbx_arch::prepared::{DIRECTORY, Prepared, Record};
-use toolbx_arch::trust::Caller;
+use toolbx_arch::trust::Host;
 
 use crate::args::Prepare;
 use crate::list::{self, Target};
@@ -28,10 +28,10 @@ const LOCK: &str = ".lock";
 const UNFINISHED: &str = ".unfinished";
 
 pub fn run(arguments: &Prepare) -> Result<ExitCode> {
-    let caller = caller::become_hooks_caller()?;
+    let host = caller::become_hooks_caller()?;
     let _lock = if arguments.check { None } else { Some(lock()?) };
-    let targets = list::targets(caller)?;
-    let may_be = launcher::is_available() && Policy::load(caller)?.launcher != Launcher::Never;
+    let targets = list::targets(&host)?;
+    let may_be = launcher::is_available() && Policy::load(&host)?.launcher != Launcher::Never;
     let named = list::wanted(&arguments.only)?;
     let is_named = |target: &Target| named.contains(&target.arch);
     let is_whole = arguments.only.is_empty();
@@ -45,7 +45,7 @@ pub fn run(arguments: &Prepare) -> Result<ExitCode> {
         steps.extend(needless(&sources)?);
     }
     let outcomes = steps.iter().map(|step| {
-        let outcome = if arguments.check { Ok(step.todo.name()) } else { step.done(caller) };
+        let outcome = if arguments.check { Ok(step.todo.name()) } else { step.done(&host) };
         if !arguments.json {
             tell(step, &outcome);
         }
@@ -137,10 +137,10 @@ impl<'a> Step<'a> {
     }
 
     /// Does what is to be done. Returns how the copy is then.
-    fn done(&self, caller: Caller) -> Result<&'static str> {
+    fn done(&self, host: &Host) -> Result<&'static str> {
         match self.todo {
             Todo::Nothing => Ok("fresh"),
-            Todo::Make(emulator, _) => make(emulator, caller).map(|()| "prepared"),
+            Todo::Make(emulator, _) => make(emulator, host).map(|()| "prepared"),
             Todo::Remove => {
                 let path = Path::new(DIRECTORY).join(&self.name);
                 std::fs::remove_file(&path).call(|| format!("remove {}", path.display()))?;
@@ -188,7 +188,7 @@ fn needless(sources: &BTreeMap<OsString, Source>) -> Result<Vec<Step<'static>>> 
 }
 
 /// Makes the copy of `emulator`, under another name first, so that the hook sees a whole one or none.
-fn make(emulator: &Emulator, caller: Caller) -> Result<()> {
+fn make(emulator: &Emulator, host: &Host) -> Result<()> {
     let path = Prepared::path(emulator);
     let unfinished = path.with_file_name(UNFINISHED);
     let made = write(emulator, &unfinished).and_then(|()| {
@@ -199,7 +199,7 @@ fn make(emulator: &Emulator, caller: Caller) -> Result<()> {
     }
     made.with_context(|| format!("prepare {}", emulator.path.display()))?;
     // What is wrong may be the directory, or the emulator has changed meanwhile.
-    match Prepared::of(emulator, caller) {
+    match Prepared::of(emulator, host) {
         Prepared::Stale(why) => bail!("{why}"),
         Prepared::Fresh(_) | Prepared::Missing => Ok(()),
     }

@@ -53,7 +53,7 @@ pub fn run() {
 
 fn try_all() -> Result<Trial> {
     // The emulators as the hook sees them; then a namespace as a container has it.
-    let targets = list::targets(caller::become_hooks_caller()?).unwrap_or_default();
+    let targets = list::targets(&caller::become_hooks_caller()?).unwrap_or_default();
     let only_root = "0 0 1\n";
     caller::enter_user_namespace(only_root, only_root, true)?;
     let instance = Instance::new(mount("binfmt_misc")?)?;
