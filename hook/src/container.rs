@@ -74,6 +74,7 @@ pub enum EmulatorPlace {
 pub struct Process {
     pid: i32,
     dir: OwnedFd,
+    mount_namespace: OwnedFd,
     /// To enter its namespaces by.
     pub pidfd: OwnedFd,
 }
@@ -85,8 +86,11 @@ impl Process {
     pub fn open(state: &State) -> Result<Self> {
         let process =
             Self::with_pid(state.pid).with_context(|| format!("container {}", state.id))?;
+        let theirs = rustix::fs::fstat(&process.mount_namespace)
+            .map(Namespace::of_file)
+            .call(|| "fstat a mount namespace".into())?;
         ensure!(
-            process.namespace("mnt")? != Namespace::ours("mnt")?,
+            theirs != Namespace::ours("mnt")?,
             "process {} is no container's: it shares the hook's mount namespace",
             state.pid
         );
@@ -103,7 +107,10 @@ impl Process {
             Mode::empty(),
         )
         .call(|| format!("open /proc/{pid}"))?;
-        Ok(Self { pid, dir, pidfd })
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let mount_namespace = rustix::fs::openat(&dir, "ns/mnt", flags, Mode::empty())
+            .call(|| format!("open /proc/{pid}/ns/mnt"))?;
+        Ok(Self { pid, dir, mount_namespace, pidfd })
     }
 
     /// The user namespace that it is in.
@@ -136,16 +143,13 @@ impl Process {
 
     fn namespace(&self, kind: &str) -> Result<Namespace> {
         rustix::fs::statat(&self.dir, format!("ns/{kind}"), AtFlags::empty())
-            .map(|stat| Namespace { dev: stat.st_dev, ino: stat.st_ino })
+            .map(Namespace::of_file)
             .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))
     }
 
     /// Its mounts. `place` lies on one of them.
     fn mounts(&self, place: &OwnedFd) -> Result<Mounts> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = rustix::fs::openat(&self.dir, "ns/mnt", flags, Mode::empty())
-            .call(|| format!("open /proc/{}/ns/mnt", self.pid))?;
-        Mounts::of(namespace, place, || self.read("mountinfo"))
+        Mounts::of(&self.mount_namespace, place, || self.read("mountinfo"))
     }
 
     /// The text of a file of its directory in /proc; what is no UTF-8 replaced.

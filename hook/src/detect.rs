@@ -207,7 +207,7 @@ impl Root {
             .split(':')
             .take(PATH_MAX)
             .map(|directory| command.cwd.join(directory).join(name))
-            .find(|path| self.open(path).is_some())
+            .find(|path| self.find(path).is_some())
     }
 
     /// The ELF file at `path`, or the one that the script there leads to; relative names begin at
@@ -228,8 +228,18 @@ impl Root {
         None
     }
 
-    /// Opens a regular file that somebody may execute; with the id of its mount.
+    /// Opens what [`Self::find`] finds, for reading; with the id of its mount.
     fn open(&self, path: &Path) -> Option<(File, u64)> {
+        let found = self.find(path)?;
+        let mount = mount_id(&found).ok()?;
+        // Not by its name again: the descriptor's magic link leads to the very file.
+        let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Some((File::from(rustix::fs::open(link, flags, Mode::empty()).ok()?), mount))
+    }
+
+    /// The regular file at `path`, if somebody may execute it.
+    fn find(&self, path: &Path) -> Option<OwnedFd> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         resolve.set(ResolveFlags::NO_XDEV, self.stays_on_mount);
@@ -241,14 +251,7 @@ impl Root {
         let stat = rustix::fs::fstat(&found).ok()?;
         let is_program = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_mode & 0o111 != 0;
-        if !is_program {
-            return None;
-        }
-        let mount = mount_id(&found).ok()?;
-        // Not by its name again: the descriptor's magic link leads to the very file.
-        let link = format!("/proc/self/fd/{}", found.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        Some((File::from(rustix::fs::open(link, flags, Mode::empty()).ok()?), mount))
+        is_program.then_some(found)
     }
 }
 

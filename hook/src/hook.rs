@@ -41,6 +41,8 @@ const COPIES_MAX: usize = 4;
 pub struct Plan {
     /// Who wants it.
     pub need: Need,
+    /// Whether the container may be started without us, where this fails.
+    pub can_do_without: bool,
     /// What is wanted, and why.
     pub wish: Wish,
     /// The container.
@@ -183,11 +185,7 @@ pub fn run(orders: &Orders) -> Result<()> {
 
 /// Does what was decided. Returns the record for the log, if there is anything to tell.
 fn serve(decision: &Decision, state: &State, orders: &Orders) -> Result<Option<Value>> {
-    // Before a namespace is entered from which the engine's handlers cannot be seen.
-    let can_do_without = match decision {
-        Decision::Emulate(plan) => can_do_without(plan.need, plan.emulations[0].handler.arch),
-        _ => false,
-    };
+    let can_do_without = matches!(decision, Decision::Emulate(plan) if plan.can_do_without);
     let left = |why| Ok(record(&Decision::Left(message::line(&why))));
     match finish(decision, state, orders) {
         // What precreate has begun is to be brought to its end.
@@ -259,7 +257,9 @@ fn plan_on(
 ) -> Result<Decision> {
     let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
     match (plan_by(need, &evidence, place, state, orders), evidence.detected) {
-        (Err(why), Some(Detected { arch, .. })) if can_do_without(need, arch) => {
+        (Err(why), Some(Detected { arch, .. }))
+            if can_do_without(need, arch, Visible::of_the_engine().as_ref()) =>
+        {
             Ok(Decision::Left(message::line(&why)))
         }
         (Err(why), None) if need == Need::OtherPrograms => Ok(Decision::Left(message::line(&why))),
@@ -345,46 +345,27 @@ fn evidence(
 /// Decides how `wish` is met.
 fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
     let Rules { policy, host, orders, need } = *rules;
-    let insists_on_private = wish.userns == Some(UsernsWish::Private);
     let Place { bundle, process, rootfs } = place;
     let theirs = process.user_namespace()?;
     let made_for_it = bundle.config.has_own_user_namespace();
     let scope = Scope::of(theirs, host.user_namespace, made_for_it);
-    let asked = wish.targets.iter().find(|arch| wish.told(arch).asked);
-    if let (Scope::Host, Some(arch)) = (scope, asked) {
-        bail!(
-            "annotations toolbx.arch.*: the container has no user namespace of its own, so what the \
-             emulator of {} is told is not for it to say; run it with --userns=auto, or as an \
-             ordinary user, or see PLAIN SUDO PODMAN RUN in toolbx-arch-hook(8)",
-            arch.name
-        );
-    }
-    ensure!(
-        scope == Scope::Private || !insists_on_private,
-        "annotation toolbx.arch.userns=private: the container has no user namespace of its own; \
-         let Podman give it one, see PLAIN SUDO PODMAN RUN in toolbx-arch-hook(8), or run it with \
-         --userns=auto or --userns=keep-id"
-    );
-    if !insists_on_private {
+    ensure_in_scope(&wish, scope)?;
+    if wish.userns != Some(UsernsWish::Private) {
         ensure_can_exec(state, orders)?;
     }
-    let visible = Visible::of_the_engine();
+    let engines = Visible::of_the_engine();
     if scope == Scope::Host {
-        return inherit(visible.transpose()?.as_ref(), &wish.targets);
+        return inherit(engines.transpose()?.as_ref(), &wish.targets);
     }
     // What cannot be read cannot be relied on, but the container can do without it.
-    let (visible, unread) = match visible {
-        None => (None, None),
-        Some(Ok(visible)) => (Some(visible), None),
-        Some(Err(error)) => (None, Some(format!("the handlers of the engine: {error:#}"))),
-    };
+    let visible = engines.as_ref().and_then(|visible| visible.as_ref().ok());
     // A container that shares our handlers takes what is there, if it may.
     let shares_ours = scope == Scope::Shared && theirs == host.user_namespace;
     let is_served = |arch: &Arch| {
         shares_ours
             && policy.emulator_sha256.get(arch.name).is_none()
             && !wish.told(arch).asked
-            && visible.as_ref().is_some_and(|visible| visible.serves(arch))
+            && visible.is_some_and(|visible| visible.serves(arch))
     };
     let missing: Vec<_> = wish.targets.iter().copied().filter(|arch| !is_served(arch)).collect();
     if missing.is_empty() {
@@ -395,22 +376,55 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     if emulations.is_empty() {
         return Ok(Decision::Inherited(scope));
     }
-    let (carries, mut lost) = carries(visible.as_ref(), &emulations, rules);
-    lost.extend(unread);
+    let can_do_without = can_do_without(need, emulations[0].handler.arch, engines.as_ref());
+    let (carries, mut lost) = carries(visible, &emulations, rules);
+    let visible = engines.transpose().unwrap_or_else(|error| {
+        lost.push(format!("the handlers of the engine: {error:#}"));
+        None
+    });
     let keep = shares_ours.then(|| Keep::at(Path::new(BINFMT_MISC))).flatten();
-    let plan = Plan { need, wish, container, emulations, visible, carries, lost, keep };
-    Ok(Decision::Emulate(Box::new(plan)))
+    Ok(Decision::Emulate(Box::new(Plan {
+        need,
+        can_do_without,
+        wish,
+        container,
+        emulations,
+        visible,
+        carries,
+        lost,
+        keep,
+    })))
+}
+
+/// Fails where a container in `scope` cannot have what annotations ask for.
+fn ensure_in_scope(wish: &Wish, scope: Scope) -> Result<()> {
+    let asked = wish.targets.iter().find(|arch| wish.told(arch).asked);
+    if let (Scope::Host, Some(arch)) = (scope, asked) {
+        bail!(
+            "annotations toolbx.arch.*: the container has no user namespace of its own, so what the \
+             emulator of {} is told is not for it to say; run it with --userns=auto, or as an \
+             ordinary user, or see PLAIN SUDO PODMAN RUN in toolbx-arch-hook(8)",
+            arch.name
+        );
+    }
+    ensure!(
+        scope == Scope::Private || wish.userns != Some(UsernsWish::Private),
+        "annotation toolbx.arch.userns=private: the container has no user namespace of its own; \
+         let Podman give it one, see PLAIN SUDO PODMAN RUN in toolbx-arch-hook(8), or run it with \
+         --userns=auto or --userns=keep-id"
+    );
+    Ok(())
 }
 
 /// Whether the container may do its work without us: nobody asked, and its programs of `arch` do not
-/// matter much, or may run in a way that we cannot judge: by the kernel itself, or by a handler
-/// without flag F, if the image brings the emulator.
-fn can_do_without(need: Need, arch: &Arch) -> bool {
+/// matter much, or may run in a way that we cannot judge: by the kernel itself, or by one of the
+/// `engines` handlers without flag F, if the image brings the emulator.
+fn can_do_without(need: Need, arch: &Arch, engines: Option<&Result<Visible>>) -> bool {
     match need {
         Need::Asked => false,
         Need::OtherPrograms => true,
         Need::FirstProgram if arch.may_be_native() => true,
-        Need::FirstProgram => match Visible::of_the_engine() {
+        Need::FirstProgram => match engines {
             None => false,
             Some(Err(_)) => true,
             Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),

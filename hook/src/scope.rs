@@ -1,6 +1,7 @@
 //! Whose binfmt_misc instance a container uses.
 
 use anyhow::Result;
+use rustix::fs::Stat;
 
 use crate::message::Call;
 use crate::trust::Caller;
@@ -34,9 +35,13 @@ impl Namespace {
     /// The one of this `kind`, for example `user`, that the hook is in.
     pub fn ours(kind: &str) -> Result<Self> {
         let path = format!("/proc/self/ns/{kind}");
-        rustix::fs::stat(&path)
-            .map(|stat| Self { dev: stat.st_dev, ino: stat.st_ino })
-            .call(|| format!("stat {path}"))
+        rustix::fs::stat(&path).map(Self::of_file).call(|| format!("stat {path}"))
+    }
+
+    /// The one that a file of /proc with this `stat` stands for.
+    #[must_use]
+    pub fn of_file(stat: Stat) -> Self {
+        Self { dev: stat.st_dev, ino: stat.st_ino }
     }
 
     /// Whether it is the machine's own user namespace.

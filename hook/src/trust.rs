@@ -6,7 +6,6 @@
 //! looked at is not looked at again: most paths have the same ones.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -67,17 +66,18 @@ pub struct Host {
 /// A directory of the host.
 #[derive(Debug)]
 struct Directory {
+    /// Its name in the one that it is in; / has none.
+    name: OsString,
     fd: OwnedFd,
     /// How somebody else could change what is in it.
     problem: Option<String>,
-    /// The directories in it that were looked at, by their names.
-    known: RefCell<Vec<(OsString, Rc<Directory>)>>,
+    /// The directories in it that were looked at.
+    known: RefCell<Vec<Rc<Directory>>>,
 }
 
 impl Directory {
     fn known(&self, name: &OsStr) -> Option<Rc<Self>> {
-        let known = self.known.borrow();
-        known.iter().find(|(known, _)| known == name).map(|(_, directory)| Rc::clone(directory))
+        self.known.borrow().iter().find(|directory| directory.name == name).cloned()
     }
 }
 
@@ -90,8 +90,8 @@ impl Host {
         let fd = rustix::fs::open("/", flags, Mode::empty()).call(|| "open /".into())?;
         let stat = rustix::fs::fstat(&fd).call(|| "stat /".into())?;
         let problem = problem(caller, &stat, || "/".into());
-        let root = Rc::new(Directory { fd, problem, known: RefCell::default() });
-        Ok(Self { caller, user_namespace, root })
+        let (name, known) = (OsString::new(), RefCell::default());
+        Ok(Self { caller, user_namespace, root: Rc::new(Directory { name, fd, problem, known }) })
     }
 
     /// Opens the regular file at the absolute `path` for reading. Below the directories `system` of /
@@ -105,22 +105,23 @@ impl Host {
             host: self,
             path,
             system,
-            ahead: components(path),
             behind: Vec::new(),
-            file: None,
+            end: None,
             problem: self.root.problem.clone(),
             links: 0,
         };
-        while let Some(name) = walk.ahead.pop_front() {
-            if !walk.step(name)? {
-                return Ok(None);
-            }
+        if !walk.follow(path)? {
+            return Ok(None);
         }
         // Only now: what is wrong with a directory does not matter where there is no file.
         if let Some(problem) = walk.problem {
             bail!(problem);
         }
-        let Some(found) = walk.file else { bail!("{} is a directory, not a file", path.display()) };
+        let found = match walk.end {
+            Some(End::File(found)) => found,
+            Some(End::Other) => bail!("{} is neither a file nor a directory", path.display()),
+            None => bail!("{} is a directory, not a file", path.display()),
+        };
         // Not by its name again: the descriptor's magic link leads to the very file that was checked.
         let link = format!("/proc/self/fd/{}", found.as_raw_fd());
         let file = rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -134,77 +135,93 @@ struct Walk<'a> {
     host: &'a Host,
     path: &'a Path,
     system: &'a [&'a str],
-    /// What is still to be followed.
-    ahead: VecDeque<OsString>,
-    /// The directories below / that lead here, with their names.
-    behind: Vec<(OsString, Rc<Directory>)>,
-    /// The file at the end.
-    file: Option<OwnedFd>,
+    /// The directories below / that lead here.
+    behind: Vec<Rc<Directory>>,
+    /// What is at the end, if that is no directory.
+    end: Option<End>,
     /// How somebody else could change the first thing on the path that they could.
     problem: Option<String>,
     links: usize,
 }
 
+/// What is no directory.
+enum End {
+    File(OwnedFd),
+    Other,
+}
+
+/// Where a component of a path leads.
+enum Step {
+    On,
+    Nowhere,
+    Link(PathBuf),
+}
+
 impl Walk<'_> {
-    /// Follows one component. `false` if it does not exist.
-    fn step(&mut self, name: OsString) -> Result<bool> {
-        if self.file.is_some() {
-            return Ok(false); // a file is no directory, so there is nothing below it
-        }
-        if name == ".." {
-            self.behind.pop();
-            return Ok(true);
-        }
-        let parent = Rc::clone(self.behind.last().map_or(&self.host.root, |(_, parent)| parent));
-        if let Some(known) = parent.known(&name) {
-            self.enter(name, known);
-            return Ok(true);
-        }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat(&parent.fd, &name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(false),
-            fd => fd.call(|| format!("open {}", self.here(&name).display()))?,
-        };
-        let stat =
-            rustix::fs::fstat(&fd).call(|| format!("stat {}", self.here(&name).display()))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => self.follow(&name, &fd, &stat)?,
-            FileType::Directory => {
-                let problem = problem(self.host.caller, &stat, || self.here(&name));
-                let directory = Rc::new(Directory { fd, problem, known: RefCell::default() });
-                parent.known.borrow_mut().push((name.clone(), Rc::clone(&directory)));
-                self.enter(name, directory);
+    /// Follows `path` from here on. `false` if it does not exist.
+    fn follow(&mut self, path: &Path) -> Result<bool> {
+        let mut components = path.components();
+        while let Some(component) = components.next() {
+            match component {
+                Component::RootDir => self.behind.clear(),
+                Component::ParentDir => drop(self.behind.pop()),
+                Component::CurDir | Component::Prefix(_) => {}
+                Component::Normal(name) => match self.step(name)? {
+                    Step::On => {}
+                    Step::Nowhere => return Ok(false),
+                    Step::Link(target) => return self.follow(&target.join(components.as_path())),
+                },
             }
-            FileType::RegularFile => {
-                self.note(problem(self.host.caller, &stat, || self.here(&name)));
-                self.note(self.unknown_owner(&name, &stat));
-                self.file = Some(fd);
-            }
-            _ if !self.ahead.is_empty() => return Ok(false),
-            _ => bail!("{} is neither a file nor a directory", self.here(&name).display()),
         }
         Ok(true)
     }
 
-    fn enter(&mut self, name: OsString, directory: Rc<Directory>) {
-        self.note(directory.problem.clone());
-        self.behind.push((name, directory));
+    fn step(&mut self, name: &OsStr) -> Result<Step> {
+        if self.end.is_some() {
+            return Ok(Step::Nowhere); // there is nothing below what is no directory
+        }
+        let parent = Rc::clone(self.behind.last().unwrap_or(&self.host.root));
+        if let Some(known) = parent.known(name) {
+            return Ok(self.enter(known));
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&parent.fd, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(Step::Nowhere),
+            fd => fd.call(|| format!("open {}", self.here(name).display()))?,
+        };
+        let stat = rustix::fs::fstat(&fd).call(|| format!("stat {}", self.here(name).display()))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => return self.link(name, &fd, &stat),
+            FileType::Directory => {
+                let problem = problem(self.host.caller, &stat, || self.here(name));
+                let (name, known) = (name.to_owned(), RefCell::default());
+                let directory = Rc::new(Directory { name, fd, problem, known });
+                parent.known.borrow_mut().push(Rc::clone(&directory));
+                return Ok(self.enter(directory));
+            }
+            FileType::RegularFile => {
+                self.note(problem(self.host.caller, &stat, || self.here(name)));
+                self.note(self.unknown_owner(name, &stat));
+                self.end = Some(End::File(fd));
+            }
+            _ => self.end = Some(End::Other),
+        }
+        Ok(Step::On)
     }
 
-    fn follow(&mut self, name: &OsString, fd: &OwnedFd, stat: &Stat) -> Result<()> {
+    fn enter(&mut self, directory: Rc<Directory>) -> Step {
+        self.note(directory.problem.clone());
+        self.behind.push(directory);
+        Step::On
+    }
+
+    fn link(&mut self, name: &OsStr, fd: &OwnedFd, stat: &Stat) -> Result<Step> {
         self.note(foreign_owner(self.host.caller, stat, || self.here(name)));
         self.links += 1;
         ensure!(self.links <= LINKS_MAX, "{}: too many symbolic links", self.path.display());
         let target = rustix::fs::readlinkat(fd, "", Vec::new())
             .call(|| format!("readlink {}", self.here(name).display()))?;
-        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-        if target.is_absolute() {
-            self.behind.clear();
-        }
-        for component in components(&target).into_iter().rev() {
-            self.ahead.push_front(component);
-        }
-        Ok(())
+        Ok(Step::Link(PathBuf::from(OsString::from_vec(target.into_bytes()))))
     }
 
     fn note(&mut self, problem: Option<String>) {
@@ -214,8 +231,8 @@ impl Walk<'_> {
     }
 
     /// Below the system's directories an overflow owner is root; elsewhere it may be anybody.
-    fn unknown_owner(&self, name: &OsString, stat: &Stat) -> Option<String> {
-        let top = self.behind.first().and_then(|(name, _)| name.to_str()).unwrap_or_default();
+    fn unknown_owner(&self, name: &OsStr, stat: &Stat) -> Option<String> {
+        let top = self.behind.first().and_then(|top| top.name.to_str()).unwrap_or_default();
         (stat.st_uid != 0 && !self.system.contains(&top)).then(|| {
             format!(
                 "{} belongs to somebody else, who could replace it; use a file of your own, or one \
@@ -225,8 +242,8 @@ impl Walk<'_> {
         })
     }
 
-    fn here(&self, name: &OsString) -> PathBuf {
-        let behind: PathBuf = self.behind.iter().map(|(name, _)| name).collect();
+    fn here(&self, name: &OsStr) -> PathBuf {
+        let behind: PathBuf = self.behind.iter().map(|directory| &directory.name).collect();
         Path::new("/").join(behind).join(name)
     }
 }
@@ -271,16 +288,6 @@ fn mend(stat: &Stat, command: impl FnOnce() -> String) -> String {
         }
         _ => command(),
     }
-}
-
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            _ => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]
