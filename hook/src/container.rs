@@ -147,8 +147,8 @@ impl Process {
             .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))
     }
 
-    /// Its mounts. `place` lies on one of them.
-    fn mounts(&self, place: &OwnedFd) -> Result<Mounts> {
+    /// Its mounts, and the one of them that `place` lies on.
+    fn mounts(&self, place: &OwnedFd) -> Result<(Mounts, Mount)> {
         Mounts::of(&self.mount_namespace, place, || self.read("mountinfo"))
     }
 
@@ -178,8 +178,9 @@ impl Container {
         policy: &Policy,
         host: &Host,
     ) -> Result<Self> {
-        let mounts = process.mounts(rootfs)?;
-        let emulator_place = emulator_place(rootfs, bundle, policy, &mounts, &process);
+        let (mounts, below) = process.mounts(rootfs)?;
+        let is_own_dev = |dev: &OwnedFd| is_made_for_container(dev, &below, &mounts, &process);
+        let emulator_place = emulator_place(rootfs, bundle, policy, is_own_dev);
         let mount_point = open_mount_point(rootfs, &state.id, &mounts, &emulator_place)?;
         let enters_user_namespace = process.user_namespace()? != host.user_namespace;
         let maps_our_root = !enters_user_namespace || maps_uid(&process.read("uid_map")?, 0);
@@ -283,8 +284,7 @@ fn emulator_place(
     rootfs: &OwnedFd,
     bundle: &Bundle,
     policy: &Policy,
-    mounts: &Mounts,
-    process: &Process,
+    is_own_dev: impl FnOnce(&OwnedFd) -> Result<bool>,
 ) -> EmulatorPlace {
     if !policy.inject {
         return EmulatorPlace::Nowhere("the policy says so");
@@ -298,14 +298,14 @@ fn emulator_place(
     };
     // config.json is believed no further than what is there: a link in the image can make a volume
     // land on /dev, after the tmpfs.
-    match is_made_for_container(&dev, rootfs, mounts, process) {
+    match is_own_dev(&dev) {
         Ok(true) => EmulatorPlace::Dev(dev),
         Ok(false) => EmulatorPlace::Nowhere("the container's /dev is not a tmpfs made for it"),
         Err(_) => EmulatorPlace::Nowhere("the container's /dev cannot be examined"),
     }
 }
 
-/// Whether `dev` is the tmpfs that the runtime has mounted there, and passes nothing on to others.
+/// Whether `dev`, in the mount `rootfs`, is the tmpfs that the runtime has mounted there, and passes nothing on to others.
 /// Anything else is the host's, a volume, or the image.
 ///
 /// The runtime mounts it on the rootfs itself. What was there before would be what it is mounted on,
@@ -313,16 +313,16 @@ fn emulator_place(
 /// come to lie over the whole rootfs, with a /dev of its own: then there are two at that path.
 fn is_made_for_container(
     dev: &OwnedFd,
-    rootfs: &OwnedFd,
+    rootfs: &Mount,
     mounts: &Mounts,
     process: &Process,
 ) -> Result<bool> {
-    let (mount, below) = (mounts.at(dev)?, mounts.at(rootfs)?);
+    let mount = mounts.at(dev)?;
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
-        && mount.parent == below.id
+        && mount.parent == rootfs.id
         && mount.root == Path::new("/")
         && !mount.shared
-        && (is_of_image(&below, mounts).unwrap_or(false)
+        && (is_of_image(rootfs, mounts).unwrap_or(false)
             || is_alone(&mount, &process.read("mountinfo")?)))
 }
 

@@ -78,8 +78,8 @@ impl Keep {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
         let mount_namespace = mounts::own_namespace().ok()?;
-        let mounts = Mounts::of(&mount_namespace, &place, mounts::own).ok()?;
-        (!mounts.at(&place).ok()?.shared).then_some(Self { mount_namespace, place })
+        let (_, mount) = Mounts::of(&mount_namespace, &place, mounts::own).ok()?;
+        (!mount.shared).then_some(Self { mount_namespace, place })
     }
 }
 

@@ -5,11 +5,13 @@
 //! Whatever is missing, not as expected, too large, or what others could have written counts as no
 //! label.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Dir, Mode, OFlags};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -144,8 +146,12 @@ impl<'a> Place<'a> {
             .image
             .filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
         let directory = self.graph_root.join(format!("{}-images", self.driver)).join(image);
-        let mut files = std::fs::read_dir(directory).ok()?.filter_map(Result::ok);
-        self.read(&files.find(|file| file.file_name().as_bytes().starts_with(CONFIG))?.path())
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let files = rustix::fs::open(&directory, flags, Mode::empty()).and_then(Dir::new).ok()?;
+        let config = files
+            .filter_map(Result::ok)
+            .find(|file| file.file_name().to_bytes().starts_with(CONFIG))?;
+        self.read(&directory.join(OsStr::from_bytes(config.file_name().to_bytes())))
     }
 
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {

@@ -34,14 +34,15 @@ impl Log {
     /// Connects to the first daemon that is there.
     #[must_use]
     pub fn connect() -> Self {
-        let socket = SOCKETS.iter().find_map(|path| {
-            let socket = UnixDatagram::unbound().ok()?;
-            socket.connect(path).ok()?;
-            // A daemon that does not read would block us once its queue is full.
-            socket.set_nonblocking(true).ok()?;
-            Some(socket)
-        });
-        Self { socket }
+        Self { socket: Self::connected() }
+    }
+
+    fn connected() -> Option<UnixDatagram> {
+        let socket = UnixDatagram::unbound().ok()?;
+        SOCKETS.iter().find(|path| socket.connect(path).is_ok())?;
+        // A daemon that does not read would block us once its queue is full.
+        socket.set_nonblocking(true).ok()?;
+        Some(socket)
     }
 
     /// Sends one message, if that can be done at once.

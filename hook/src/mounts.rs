@@ -80,17 +80,21 @@ pub enum Mounts {
 }
 
 impl Mounts {
-    /// Those of `namespace`, if the kernel tells of the mount that `place` lies on (Linux 6.11);
-    /// otherwise those of what `mountinfo` reads.
+    /// Those of `namespace`, and the one that `place` lies on, if the kernel tells of that (Linux 6.11);
+    /// otherwise those of what `mountinfo` reads. Fails if `place` is on none of them.
     pub fn of(
         namespace: impl AsFd,
         place: impl AsFd,
         mountinfo: impl FnOnce() -> Result<String>,
-    ) -> Result<Self> {
-        match kernel::mount_namespace_id(namespace).map(Self::Namespace) {
-            Ok(mounts) if mounts.at(place).is_ok() => Ok(mounts),
-            _ => mountinfo().map(Self::Mountinfo),
+    ) -> Result<(Self, Mount)> {
+        if let Ok(mounts) = kernel::mount_namespace_id(namespace).map(Self::Namespace)
+            && let Ok(mount) = mounts.at(&place)
+        {
+            return Ok((mounts, mount));
         }
+        let mounts = Self::Mountinfo(mountinfo()?);
+        let mount = mounts.at(place)?;
+        Ok((mounts, mount))
     }
 
     /// The mount that `place` lies on. Fails if it is not among these.
@@ -240,8 +244,9 @@ mod tests {
         for path in ["/", "/proc/self/mountinfo", "/dev/null", "/sys"] {
             let place = OwnedFd::from(File::open(path).unwrap());
             let namespace = File::open("/proc/self/ns/mnt").unwrap();
-            let told = Mounts::of(namespace, &place, || panic!("this takes Linux 6.11")).unwrap();
-            for mount in [told.at(&place), told.at(&place).and_then(|mount| told.under(&mount))] {
+            let (told, mount) =
+                Mounts::of(namespace, &place, || panic!("this takes Linux 6.11")).unwrap();
+            for mount in [told.at(&place), told.under(&mount)] {
                 let Ok(Mount { id: _, parent: _, device, root, point, shared }) = mount else {
                     assert_eq!(path, "/", "what the root is mounted on is not to be seen");
                     continue;

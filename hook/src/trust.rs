@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -117,16 +117,11 @@ impl Host {
         if let Some(problem) = walk.problem {
             bail!(problem);
         }
-        let found = match walk.end {
-            Some(End::File(found)) => found,
+        match walk.end {
+            Some(End::File(file)) => Ok(Some(file)),
             Some(End::Other) => bail!("{} is neither a file nor a directory", path.display()),
             None => bail!("{} is a directory, not a file", path.display()),
-        };
-        // Not by its name again: the descriptor's magic link leads to the very file that was checked.
-        let link = format!("/proc/self/fd/{}", found.as_raw_fd());
-        let file = rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .call(|| format!("open {}", path.display()))?;
-        Ok(Some(File::from(file)))
+        }
     }
 }
 
@@ -146,7 +141,8 @@ struct Walk<'a> {
 
 /// What is no directory.
 enum End {
-    File(OwnedFd),
+    /// A regular file, open for reading, if nobody else could have put it there.
+    File(File),
     Other,
 }
 
@@ -164,9 +160,12 @@ impl Walk<'_> {
         while let Some(component) = components.next() {
             match component {
                 Component::RootDir => self.behind.clear(),
+                Component::ParentDir if self.end.is_some() => return Ok(false),
                 Component::ParentDir => drop(self.behind.pop()),
                 Component::CurDir | Component::Prefix(_) => {}
-                Component::Normal(name) => match self.step(name)? {
+                Component::Normal(name) => match self
+                    .step(name, components.as_path() == Path::new(""))?
+                {
                     Step::On => {}
                     Step::Nowhere => return Ok(false),
                     Step::Link(target) => return self.follow(&target.join(components.as_path())),
@@ -176,7 +175,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    fn step(&mut self, name: &OsStr) -> Result<Step> {
+    fn step(&mut self, name: &OsStr, is_last: bool) -> Result<Step> {
         if self.end.is_some() {
             return Ok(Step::Nowhere); // there is nothing below what is no directory
         }
@@ -184,11 +183,21 @@ impl Walk<'_> {
         if let Some(known) = parent.known(name) {
             return Ok(self.enter(known));
         }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat(&parent.fd, name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(Step::Nowhere),
-            fd => fd.call(|| format!("open {}", self.here(name).display()))?,
+        let open = |how| {
+            let flags = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&parent.fd, name, flags, Mode::empty())
         };
+        // To be read only where nobody else could have put it: opening some things does something.
+        let opened = match self.problem {
+            None if is_last => open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY),
+            _ => open(OFlags::PATH),
+        };
+        let fd = match opened {
+            Err(Errno::NOENT) => return Ok(Step::Nowhere),
+            Err(Errno::LOOP) => open(OFlags::PATH),
+            opened => opened,
+        }
+        .call(|| format!("open {}", self.here(name).display()))?;
         let stat = rustix::fs::fstat(&fd).call(|| format!("stat {}", self.here(name).display()))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => return self.link(name, &fd, &stat),
@@ -202,7 +211,7 @@ impl Walk<'_> {
             FileType::RegularFile => {
                 self.note(problem(self.host.caller, &stat, || self.here(name)));
                 self.note(self.unknown_owner(name, &stat));
-                self.end = Some(End::File(fd));
+                self.end = Some(End::File(File::from(fd)));
             }
             _ => self.end = Some(End::Other),
         }
