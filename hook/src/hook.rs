@@ -30,7 +30,7 @@ use crate::request::{self, Evidence, Need, Request, Told, UsernsWish, Wish};
 use crate::sandbox::{self, Applied};
 use crate::scope::Scope;
 use crate::toolbx;
-use crate::trust::Host;
+use crate::trust::{Host, LazyHost};
 
 /// How many emulators are copied for one container at most: each takes 10 to 17 MB, which are not
 /// counted as the container's.
@@ -235,8 +235,9 @@ fn finish(decision: &Decision, state: &State, orders: &Orders) -> Result<()> {
 pub fn plan(state: &State, orders: &Orders) -> Result<Decision> {
     let Ok((annotations, bundle)) = annotations(state) else { return Ok(Decision::NotAsked) };
     let place = Place::find(state, bundle);
-    let evidence = evidence(annotations, place.as_ref().ok(), orders);
-    plan_on(evidence, place, state, orders)
+    let host = LazyHost::default();
+    let evidence = evidence(annotations, place.as_ref().ok(), orders, &host);
+    plan_on(evidence, place, state, orders, &host)
 }
 
 /// What there is to know of the running container of `state`, and what would be decided for it if
@@ -244,8 +245,9 @@ pub fn plan(state: &State, orders: &Orders) -> Result<Decision> {
 pub fn examine(state: &State, bundle: Bundle, orders: &Orders) -> (Evidence, Result<Decision>) {
     let annotations = bundle.config.annotations.clone().unwrap_or_default();
     let place = Place::find(state, Some(bundle));
-    let evidence = evidence(annotations, place.as_ref().ok(), orders);
-    (evidence.clone(), plan_on(evidence, place, state, orders))
+    let host = LazyHost::default();
+    let evidence = evidence(annotations, place.as_ref().ok(), orders, &host);
+    (evidence.clone(), plan_on(evidence, place, state, orders, &host))
 }
 
 /// Decides by the `evidence`.
@@ -254,9 +256,10 @@ fn plan_on(
     place: Result<Place>,
     state: &State,
     orders: &Orders,
+    host: &LazyHost,
 ) -> Result<Decision> {
     let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
-    match (plan_by(need, &evidence, place, state, orders), evidence.detected) {
+    match (plan_by(need, &evidence, place, state, orders, host), evidence.detected) {
         (Err(why), Some(Detected { arch, .. }))
             if can_do_without(need, arch, Visible::of_the_engine().as_ref()) =>
         {
@@ -280,15 +283,16 @@ fn plan_by(
     place: Result<Place>,
     state: &State,
     orders: &Orders,
+    host: &LazyHost,
 ) -> Result<Decision> {
-    let host = Host::current()?;
-    let policy = Policy::load(&host)?;
+    let host = host.get()?;
+    let policy = Policy::load(host)?;
     match request::decide(evidence, &policy, Arch::is_native)? {
         Request::Nothing => Ok(Decision::NotAsked),
         Request::Off => Ok(Decision::Off),
         Request::Native => Ok(Decision::Native),
         Request::Emulate(wish) => {
-            plan_for(wish, place?, state, &Rules { policy: &policy, host: &host, orders, need })
+            plan_for(wish, place?, state, &Rules { policy: &policy, host, orders, need })
         }
     }
 }
@@ -327,6 +331,7 @@ fn evidence(
     annotations: BTreeMap<String, String>,
     place: Option<&Place>,
     orders: &Orders,
+    host: &LazyHost,
 ) -> Evidence {
     let command = place.and_then(|place| place.bundle.config.command.as_ref());
     let mut evidence = Evidence {
@@ -337,7 +342,9 @@ fn evidence(
         detected: place.and_then(Place::detect),
     };
     if evidence.may_have_label() {
-        evidence.label = place.and_then(|place| labels::find(&place.bundle.path));
+        evidence.label = place
+            .zip(host.get().ok())
+            .and_then(|(place, host)| labels::find(&place.bundle.path, host));
     }
     evidence
 }

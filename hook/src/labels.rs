@@ -42,10 +42,9 @@ pub struct Label {
 /// another engine than Podman or Buildah made the bundle, and where the policy lets no such annotation
 /// decide.
 #[must_use]
-pub fn find(bundle: &Path) -> Option<Label> {
-    let host = Host::current().ok()?;
+pub fn find(bundle: &Path, host: &Host) -> Option<Label> {
     let label = find_by(&|path| host.open(path, &[]).ok()?, bundle)?;
-    let policy = Policy::load(&host).ok()?;
+    let policy = Policy::load(host).ok()?;
     policy.annotations.contains(&Annotation::Toolbox).then_some(label)
 }
 
@@ -290,8 +289,9 @@ db.commit()
         let start = std::time::Instant::now();
         assert_eq!(root.find(), None);
         assert!(start.elapsed().as_secs() < 2);
+        let host = Host::current().unwrap();
         for bundle in ["/", "/run/bundle", "/a/b-containers", "relative"] {
-            assert_eq!(find(Path::new(bundle)), None, "{bundle}");
+            assert_eq!(find(Path::new(bundle), &host), None, "{bundle}");
         }
         // What others can write, as below the parents of a --rootfs.
         root.put("overlay-containers/containers.json", "[]").with_image(r#""arm64""#);
@@ -299,7 +299,6 @@ db.commit()
         root.with_database(r#"{"labels":{"toolbox-arch":"s390x"}}"#);
         assert_eq!(root.find().unwrap(), "s390x");
         std::fs::set_permissions(&root.0, Permissions::from_mode(0o777)).unwrap();
-        let host = Host::current().unwrap();
         assert_eq!(root.find_by(&|path| host.open(path, &[]).ok()?), None);
     }
 }

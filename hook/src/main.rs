@@ -102,13 +102,7 @@ fn precreate() -> u8 {
 /// directory.
 fn isolate() {
     kernel::close_from(3);
-    // What is opened must not become a standard stream, for messages to be written into.
-    while let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
-        if null.as_raw_fd() > 2 {
-            break;
-        }
-        let _ = null.into_raw_fd();
-    }
+    open_standard_streams();
     // A reader who has gone is no reason to end.
     let blocked = SigSet::from_iter([Signal::SIGPIPE]);
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None);
@@ -121,6 +115,21 @@ fn isolate() {
         rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = std::env::set_current_dir("/");
+}
+
+/// Opens those that are closed: what is opened later must not become one, for messages to be written
+/// into.
+fn open_standard_streams() {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    if streams.into_iter().all(|stream| rustix::io::fcntl_getfd(stream).is_ok()) {
+        return;
+    }
+    while let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        if null.as_raw_fd() > 2 {
+            break;
+        }
+        let _ = null.into_raw_fd();
+    }
 }
 
 /// Writes to standard error; that nobody hears it must not change the exit status.

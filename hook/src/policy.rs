@@ -194,13 +194,16 @@ impl Policy {
     /// Fails where a file that exists cannot be read, is not a policy, or (see [`Host`]) may be
     /// written by somebody else.
     pub fn load(host: &Host) -> Result<Self> {
-        let mut policy = Self::default();
+        let mut policy = None;
         for path in files(host.caller) {
-            if let Some(text) = read(&path, host).context("policy")? {
-                policy = policy.overridden_by(&text, &path)?;
-            }
+            policy = match read(&path, host).context("policy")? {
+                None => policy,
+                // As it is installed: every key is in it.
+                Some(text) if text == DEFAULT => Some(Self::default()),
+                Some(text) => Some(policy.unwrap_or_default().overridden_by(&text, &path)?),
+            };
         }
-        Ok(policy)
+        Ok(policy.unwrap_or_default())
     }
 
     /// This policy with the keys of `text`, the content of the file `path`, in place of its own.

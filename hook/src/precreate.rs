@@ -32,7 +32,7 @@ use crate::policy::{Policy, Userns};
 use crate::request::{self, Evidence, Need, Request, UsernsWish};
 use crate::scope::Scope;
 use crate::toolbx;
-use crate::trust::Host;
+use crate::trust::{Host, LazyHost};
 
 /// To listen on a port below it takes `CAP_NET_BIND_SERVICE` over the user namespace that owns the
 /// network (ip(7)).
@@ -72,8 +72,8 @@ impl Asking {
         (id.len() == 64).then_some(id)
     }
 
-    fn label(&self) -> Option<Label> {
-        labels::find(&labels::bundle_of(self.id()?, &self.root.as_ref()?.path)?)
+    fn label(&self, host: &Host) -> Option<Label> {
+        labels::find(&labels::bundle_of(self.id()?, &self.root.as_ref()?.path)?, host)
     }
 
     /// What tells in the container's file system, which Podman has mounted by now; its volumes are
@@ -285,11 +285,12 @@ fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
         toolbx: asking.command.as_ref().and_then(toolbx::architecture),
         annotations: asking.annotations.clone().unwrap_or_default(),
     };
+    let host = LazyHost::default();
     if evidence.may_have_label() {
-        evidence.label = asking.label();
+        evidence.label = host.get().ok().and_then(|host| asking.label(host));
     }
     let Some(need) = evidence.need() else { return Ok(Outcome::NotAsked) };
-    match (need, rewritten(text, &evidence, need)) {
+    match (need, rewritten(text, &evidence, need, &host)) {
         (Need::Asked, outcome) => outcome,
         // The container can do without: create-runtime says what is to be said.
         (_, outcome) => Ok(outcome.unwrap_or_else(|why| Outcome::Left(message::line(&why)))),
@@ -297,9 +298,9 @@ fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
 }
 
 /// Gives the container a user namespace, if it is to have one.
-fn rewritten(text: &str, evidence: &Evidence, need: Need) -> Result<Outcome> {
-    let host = Host::current()?;
-    let policy = Policy::load(&host)?;
+fn rewritten(text: &str, evidence: &Evidence, need: Need, host: &LazyHost) -> Result<Outcome> {
+    let host = host.get()?;
+    let policy = Policy::load(host)?;
     let Request::Emulate(wish) = request::decide(evidence, &policy, Arch::is_native)? else {
         return Ok(Outcome::NotAsked);
     };
@@ -314,7 +315,7 @@ fn rewritten(text: &str, evidence: &Evidence, need: Need) -> Result<Outcome> {
     }
     // Whoever asked hears from create-runtime what is missing.
     if need != Need::Asked {
-        wish.targets.iter().try_for_each(|arch| emulator::find(arch, &policy, &host).map(drop))?;
+        wish.targets.iter().try_for_each(|arch| emulator::find(arch, &policy, host).map(drop))?;
     }
     let config: Config = serde_json::from_str(text).map_err(|error| malformed(&error))?;
     config.ensure_mappings_are_apart()?;

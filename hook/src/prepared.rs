@@ -68,7 +68,7 @@ impl Record {
         let length = file.metadata().ok()?.len();
         let mut text = [0; RECORD_LEN];
         file.read_exact_at(&mut text, length.checked_sub(RECORD_LEN as u64)?).ok()?;
-        serde_json::from_slice(&text).ok()
+        serde_json::from_slice(text.trim_ascii_end()).ok()
     }
 
     /// Appends it to `file`.

@@ -5,7 +5,7 @@
 //! once, relative to the one before, so that what was checked is what is used. A directory that was
 //! looked at is not looked at again: most paths have the same ones.
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -61,6 +61,23 @@ pub struct Host {
     /// The user namespace that it is in.
     pub user_namespace: Namespace,
     root: Rc<Directory>,
+}
+
+/// The host, which is looked at only if something depends on it.
+#[derive(Debug)]
+pub struct LazyHost(LazyCell<Result<Host>>);
+
+impl Default for LazyHost {
+    fn default() -> Self {
+        Self(LazyCell::new(Host::current))
+    }
+}
+
+impl LazyHost {
+    /// As [`Host::current`] has it the first time.
+    pub fn get(&self) -> Result<&Host> {
+        self.0.as_ref().map_err(|why| anyhow!("{why:#}"))
+    }
 }
 
 /// A directory of the host.

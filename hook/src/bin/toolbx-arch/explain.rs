@@ -111,7 +111,8 @@ impl Subject {
             detected,
         };
         if evidence.label.is_none() {
-            evidence.label = labels::find(&self.bundle.path);
+            evidence.label =
+                Host::current().ok().and_then(|host| labels::find(&self.bundle.path, &host));
         }
         let outcome = foresee(&evidence, self.has_own_user_namespace, self.calling.precreate);
         (evidence, notes, outcome)
