@@ -2,6 +2,7 @@
 //! its first program has not been executed. Everything is opened here, once, through
 //! `/proc/PID/root` and without entering; nothing is changed.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,6 +76,7 @@ pub struct Process {
     pid: i32,
     dir: OwnedFd,
     mount_namespace: OwnedFd,
+    user_namespace: OnceCell<Namespace>,
     /// To enter its namespaces by.
     pub pidfd: OwnedFd,
 }
@@ -110,12 +112,16 @@ impl Process {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let mount_namespace = rustix::fs::openat(&dir, "ns/mnt", flags, Mode::empty())
             .call(|| format!("open /proc/{pid}/ns/mnt"))?;
-        Ok(Self { pid, dir, mount_namespace, pidfd })
+        Ok(Self { pid, dir, mount_namespace, user_namespace: OnceCell::new(), pidfd })
     }
 
     /// The user namespace that it is in.
     pub fn user_namespace(&self) -> Result<Namespace> {
-        self.namespace("user")
+        if let Some(known) = self.user_namespace.get() {
+            return Ok(*known);
+        }
+        let found = self.namespace("user")?;
+        Ok(*self.user_namespace.get_or_init(|| found))
     }
 
     /// Whether it is in the network namespace that the hook is in.

@@ -87,7 +87,8 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         Ok(context) => context,
     };
     let instance = Instance::new(mount(&context, container)?)?;
-    let there = instance.entries()?;
+    let others_matter = container.scope == Scope::Shared || !plan.carries.is_empty();
+    let there = if others_matter { instance.entries()? } else { Vec::new() };
     if let Err(why) = ensure_free_for(plan, &instance, &there) {
         // Whoever did not ask for anything is content with any emulator.
         let is_served = plan.need != Need::Asked && plan.is_served_by(&instance.visible()?);
