@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -76,8 +76,8 @@ pub struct Detected {
 /// A native program that lies on another mount than the rest was put there by the engine or the
 /// user: an init, a tool, Toolbx. Then what it will run tells, or what is usually in an image.
 #[must_use]
-pub fn detect(root: OwnedFd, command: &Command) -> Option<Detected> {
-    let is_prompt = rustix::fs::fstatfs(&root).is_ok_and(|statfs| PROMPT.contains(&statfs.f_type));
+pub fn detect(root: BorrowedFd, command: &Command) -> Option<Detected> {
+    let is_prompt = rustix::fs::fstatfs(root).is_ok_and(|statfs| PROMPT.contains(&statfs.f_type));
     let mut root = Root { dir: root, stays_on_mount: true, left_mount: Cell::new(false) };
     if is_prompt {
         let detected = detect_in(&root, command);
@@ -117,19 +117,20 @@ fn patiently(look: impl FnOnce() -> Option<Detected>) -> Option<Detected> {
 }
 
 fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
-    let first = root.look_up(command.args.first()?, command)?;
+    let first = root.look_up(command.args.first()?, command);
+    let follow = |program: Program| root.follow(program, &command.cwd);
     let tells = |found: &Found| !found.is_native() || found.is_of_image;
-    if let Some(detected) = root.follow(&first, &command.cwd).filter(tells) {
+    if let Some(detected) = first.and_then(follow).filter(tells) {
         return Some(detected.detected(true));
     }
     // What an init is to run follows a "--".
     let mut rest = command.args.iter().skip_while(|arg| *arg != "--").skip(1);
     let next = rest.next().and_then(|arg| root.look_up(arg, command));
-    let usual = USUAL.iter().map(|path| Some(PathBuf::from(path)));
+    let usual = USUAL.iter().map(|path| root.find(path.into()));
     std::iter::once(next)
         .chain(usual)
         .flatten()
-        .filter_map(|path| root.follow(&path, &command.cwd))
+        .filter_map(follow)
         .find(tells)
         .map(|found| found.detected(false))
 }
@@ -184,74 +185,78 @@ enum Kind {
     Other,
 }
 
+/// A regular file that somebody may execute.
+struct Program {
+    path: PathBuf,
+    /// Where it is; not to be read.
+    fd: OwnedFd,
+}
+
+impl Program {
+    /// Opens it for reading.
+    fn open(&self) -> Option<File> {
+        // Not by its name again: the descriptor's magic link leads to the very file.
+        let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        rustix::fs::open(link, flags, Mode::empty()).ok().map(File::from)
+    }
+}
+
 /// A container's root directory.
-struct Root {
-    dir: OwnedFd,
+struct Root<'a> {
+    dir: BorrowedFd<'a>,
     /// Whether to open nothing on other mounts, whatever they are.
     stays_on_mount: bool,
     /// Whether there was something on another mount to be opened.
     left_mount: Cell<bool>,
 }
 
-impl Root {
-    /// Where a command's name leads, as execvpe(3) has it. `None` if nowhere.
-    fn look_up(&self, name: &str, command: &Command) -> Option<PathBuf> {
+impl Root<'_> {
+    /// The program that a command's name leads to, as execvpe(3) has it.
+    fn look_up(&self, name: &str, command: &Command) -> Option<Program> {
         if name.is_empty() {
             return None;
         }
         if name.contains('/') {
-            return Some(command.cwd.join(name));
+            return self.find(command.cwd.join(name));
         }
         let path = command.env.iter().find_map(|variable| variable.strip_prefix("PATH="));
         path.unwrap_or(DEFAULT_PATH)
             .split(':')
             .take(PATH_MAX)
             .map(|directory| command.cwd.join(directory).join(name))
-            .find(|path| self.find(path).is_some())
+            .find_map(|path| self.find(path))
     }
 
-    /// The ELF file at `path`, or the one that the script there leads to; relative names begin at
-    /// `cwd`.
-    fn follow(&self, path: &Path, cwd: &Path) -> Option<Found> {
-        let mut path = path.to_owned();
+    /// The ELF file that `program` is, or that a script leads to; relative names begin at `cwd`.
+    fn follow(&self, mut program: Program, cwd: &Path) -> Option<Found> {
         for _ in 0..=SCRIPTS_MAX {
-            let (file, mount) = self.open(&path)?;
-            match kind(&head(&file)) {
+            match kind(&head(&program.open()?)) {
                 Kind::Elf(arch) => {
-                    let is_of_image = mount == mount_id(&self.dir).ok()?;
-                    return Some(Found { arch, path, is_of_image });
+                    let is_of_image = mount_id(&program.fd).ok()? == mount_id(self.dir).ok()?;
+                    return Some(Found { arch, path: program.path, is_of_image });
                 }
-                Kind::Script(interpreter) => path = cwd.join(interpreter),
+                Kind::Script(interpreter) => program = self.find(cwd.join(interpreter))?,
                 Kind::Other => return None,
             }
         }
         None
     }
 
-    /// Opens what [`Self::find`] finds, for reading; with the id of its mount.
-    fn open(&self, path: &Path) -> Option<(File, u64)> {
-        let found = self.find(path)?;
-        let mount = mount_id(&found).ok()?;
-        // Not by its name again: the descriptor's magic link leads to the very file.
-        let link = format!("/proc/self/fd/{}", found.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        Some((File::from(rustix::fs::open(link, flags, Mode::empty()).ok()?), mount))
-    }
-
     /// The regular file at `path`, if somebody may execute it.
-    fn find(&self, path: &Path) -> Option<OwnedFd> {
+    fn find(&self, path: PathBuf) -> Option<Program> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         resolve.set(ResolveFlags::NO_XDEV, self.stays_on_mount);
-        let found = rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve);
+        let found = rustix::fs::openat2(self.dir, &path, flags, Mode::empty(), resolve);
         if self.stays_on_mount && found.as_ref().is_err_and(|errno| *errno == Errno::XDEV) {
             self.left_mount.set(true);
         }
-        let found = found.ok()?;
-        let stat = rustix::fs::fstat(&found).ok()?;
+        let fd = found.ok()?;
+        let stat = rustix::fs::fstat(&fd).ok()?;
         let is_program = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_mode & 0o111 != 0;
-        is_program.then_some(found)
+        is_program.then_some(Program { path, fd })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 use std::time::Instant;
 
@@ -322,7 +322,7 @@ impl Place {
 
     fn detect(&self) -> Option<Detected> {
         let command = self.bundle.config.command.as_ref()?;
-        detect::detect(self.rootfs.try_clone().ok()?, command)
+        detect::detect(self.rootfs.as_fd(), command)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -82,7 +83,7 @@ impl Asking {
         let root = &self.root.as_ref().filter(|root| root.path.is_absolute())?.path;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
-        detect::detect(root, self.command.as_ref()?)
+        detect::detect(root.as_fd(), self.command.as_ref()?)
     }
 }
 

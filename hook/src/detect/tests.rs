@@ -1,4 +1,5 @@
 use std::fs::Permissions;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
@@ -36,7 +37,7 @@ impl Rootfs {
         let root = rustix::fs::open(&self.0, flags, Mode::empty()).unwrap();
         let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
         let command = Command { args: strings(args), env: strings(env), cwd: "/work".into() };
-        detect(root, &command).map(|found| (found.arch.name, found.program, found.is_first))
+        detect(root.as_fd(), &command).map(|found| (found.arch.name, found.program, found.is_first))
     }
 }
 

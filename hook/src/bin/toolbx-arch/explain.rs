@@ -4,6 +4,7 @@
 //! files are mounted nowhere and which have no process, the same functions tell as much as can be
 //! known before a start.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
@@ -96,7 +97,7 @@ impl Subject {
         let command = self.bundle.config.command.as_ref();
         let mut notes = Vec::new();
         let detected = match (self.files, command) {
-            (Ok(files), Some(command)) => detect::detect(files, command),
+            (Ok(files), Some(command)) => detect::detect(files.as_fd(), command),
             (Err(why), _) => {
                 notes.push(format!("its files cannot be looked at: {}", message::line(&why)));
                 None
