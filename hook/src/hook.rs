@@ -169,18 +169,20 @@ pub fn run(orders: &Orders) -> Result<()> {
     // The machine's daemon, not one in the container.
     let log = Log::connect();
     let served = decided.and_then(|(state, decision)| serve(&decision, &state, orders));
-    let (severity, mut record) = match &served {
+    let (mut record, outcome) = match served {
         Ok(None) => return Ok(()),
-        Ok(Some(record)) if record["warning"].is_string() => (Severity::Warning, record.clone()),
-        Ok(Some(record)) => (Severity::Info, record.clone()),
-        Err(error) => {
-            (Severity::Error, json!({"decision": "refused", "error": message::line(error)}))
-        }
+        Ok(Some(record)) => (record, Ok(())),
+        Err(error) => (json!({"decision": "refused", "error": message::line(&error)}), Err(error)),
+    };
+    let severity = match &outcome {
+        Err(_) => Severity::Error,
+        Ok(()) if record["warning"].is_string() => Severity::Warning,
+        Ok(()) => Severity::Info,
     };
     record["container"] = id;
     record["us"] = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into();
     log.send(severity, &record.to_string());
-    served.map(|_| ())
+    outcome
 }
 
 /// Does what was decided. Returns the record for the log, if there is anything to tell.

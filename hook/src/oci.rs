@@ -141,7 +141,7 @@ pub struct Command {
 pub fn if_understood<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    let text = Box::<RawValue>::deserialize(deserializer)?;
+    let text = <&RawValue>::deserialize(deserializer)?;
     Ok(serde_json::from_str(text.get()).ok())
 }
 
