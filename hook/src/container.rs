@@ -74,8 +74,10 @@ pub enum EmulatorPlace {
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
+    /// Its directory in /proc.
     dir: OwnedFd,
     mount_namespace: OwnedFd,
+    /// Once it was asked for.
     user_namespace: OnceCell<Namespace>,
     /// To enter its namespaces by.
     pub pidfd: OwnedFd,
@@ -173,8 +175,8 @@ impl Container {
     /// Opens the container whose first process `process` will be, and which has its files in
     /// `rootfs` ([`open_rootfs`]), to be served in `scope`.
     ///
-    /// Fails if the process is gone, and if the place where binfmt_misc is to be mounted is
-    /// anything else than it should be.
+    /// Fails if the process is gone, if its mounts cannot be told, and if the place where binfmt_misc
+    /// is to be mounted is anything else than it should be.
     pub fn open(
         process: Process,
         rootfs: &OwnedFd,
@@ -311,24 +313,24 @@ fn emulator_place(
     }
 }
 
-/// Whether `dev`, in the mount `rootfs`, is the tmpfs that the runtime has mounted there, and passes nothing on to others.
-/// Anything else is the host's, a volume, or the image.
+/// Whether `dev` is the tmpfs that the runtime has mounted on `below`, the mount of the rootfs, and
+/// passes nothing on to others. Anything else is the host's, a volume, or the image.
 ///
 /// The runtime mounts it on the rootfs itself. What was there before would be what it is mounted on,
 /// and what came after is mounted on it: neither has the rootfs for its parent. Nor may a volume have
 /// come to lie over the whole rootfs, with a /dev of its own: then there are two at that path.
 fn is_made_for_container(
     dev: &OwnedFd,
-    rootfs: &Mount,
+    below: &Mount,
     mounts: &Mounts,
     process: &Process,
 ) -> Result<bool> {
     let mount = mounts.at(dev)?;
     Ok(fs_type(dev, "dev")? == TMPFS_MAGIC
-        && mount.parent == rootfs.id
+        && mount.parent == below.id
         && mount.root == Path::new("/")
         && !mount.shared
-        && (is_of_image(rootfs, mounts).unwrap_or(false)
+        && (is_of_image(below, mounts).unwrap_or(false)
             || is_alone(&mount, &process.read("mountinfo")?)))
 }
 

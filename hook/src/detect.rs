@@ -117,8 +117,12 @@ fn patiently(look: impl FnOnce() -> Option<Detected>) -> Option<Detected> {
 }
 
 fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
-    let first = root.look_up(command.args.first()?, command);
-    let follow = |program: Program| root.follow(program, &command.cwd);
+    let name = command.args.first()?;
+    let first = root.look_up(name, command);
+    if first.is_none() && !name.contains('/') {
+        return None; // nothing will be executed
+    }
+    let follow = |program: Executable| root.follow(program, &command.cwd);
     let tells = |found: &Found| !found.is_native() || found.is_of_image;
     if let Some(detected) = first.and_then(follow).filter(tells) {
         return Some(detected.detected(true));
@@ -186,13 +190,13 @@ enum Kind {
 }
 
 /// A regular file that somebody may execute.
-struct Program {
+struct Executable {
     path: PathBuf,
-    /// Where it is; not to be read.
+    /// Open as a location only (`O_PATH`).
     fd: OwnedFd,
 }
 
-impl Program {
+impl Executable {
     /// Opens it for reading.
     fn open(&self) -> Option<File> {
         // Not by its name again: the descriptor's magic link leads to the very file.
@@ -213,7 +217,7 @@ struct Root<'a> {
 
 impl Root<'_> {
     /// The program that a command's name leads to, as execvpe(3) has it.
-    fn look_up(&self, name: &str, command: &Command) -> Option<Program> {
+    fn look_up(&self, name: &str, command: &Command) -> Option<Executable> {
         if name.is_empty() {
             return None;
         }
@@ -229,7 +233,7 @@ impl Root<'_> {
     }
 
     /// The ELF file that `program` is, or that a script leads to; relative names begin at `cwd`.
-    fn follow(&self, mut program: Program, cwd: &Path) -> Option<Found> {
+    fn follow(&self, mut program: Executable, cwd: &Path) -> Option<Found> {
         for _ in 0..=SCRIPTS_MAX {
             match kind(&head(&program.open()?)) {
                 Kind::Elf(arch) => {
@@ -244,7 +248,7 @@ impl Root<'_> {
     }
 
     /// The regular file at `path`, if somebody may execute it.
-    fn find(&self, path: PathBuf) -> Option<Program> {
+    fn find(&self, path: PathBuf) -> Option<Executable> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         resolve.set(ResolveFlags::NO_XDEV, self.stays_on_mount);
@@ -256,7 +260,7 @@ impl Root<'_> {
         let stat = rustix::fs::fstat(&fd).ok()?;
         let is_program = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_mode & 0o111 != 0;
-        is_program.then_some(Program { path, fd })
+        is_program.then_some(Executable { path, fd })
     }
 }
 

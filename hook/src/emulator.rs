@@ -55,6 +55,9 @@ pub const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubun
                        qemu-user (Debian 13), or name another directory in the policy's \
                        emulator_directories";
 
+/// As much of a file as holds the headers of most.
+const HEAD: usize = 4096;
+
 /// The first emulator for `arch` in the policy's directories that can be used.
 ///
 /// Fails where there is none: with [`Missing`] if nothing was found, and otherwise naming every
@@ -94,12 +97,12 @@ fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<Checked> {
     let metadata = file.metadata().call(|| "fstat".into())?;
     ensure!(metadata.mode() & 0o111 != 0, "is not executable; run: chmod a+x on it");
     let program = Program::read(reader(file)).context("is not a program")?;
-    let host = arch::host();
+    let ours = arch::host();
     ensure!(
-        host.pattern.matches(&program.header),
+        ours.pattern.matches(&program.header),
         "is a program for {}, this machine is {}",
         arch::of_header(&program.header).map_or("another machine", |arch| arch.name),
-        host.name
+        ours.name
     );
     ensure!(program.executable, "is an ELF file, but not a program");
     // The kernel would look for its loader inside the container.
@@ -119,9 +122,9 @@ fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<Checked> {
     Ok(Checked { program, sha256: sum, owner: metadata.uid() })
 }
 
-/// Reads pieces of `file`. Those at its beginning, where headers mostly are, take one call together.
+/// What [`Program::read`] reads `file` by. What lies in its first bytes is read by one call.
 fn reader(file: &File) -> impl Fn(&mut [u8], u64) -> std::io::Result<()> {
-    let mut head = vec![0; 4096];
+    let mut head = vec![0; HEAD];
     let length = file.read_at(&mut head, 0).unwrap_or(0);
     head.truncate(length);
     move |buffer, offset| {

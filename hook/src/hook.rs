@@ -169,15 +169,14 @@ pub fn run(orders: &Orders) -> Result<()> {
     // The machine's daemon, not one in the container.
     let log = Log::connect();
     let served = decided.and_then(|(state, decision)| serve(&decision, &state, orders));
-    let (mut record, outcome) = match served {
+    let (severity, mut record, outcome) = match served {
         Ok(None) => return Ok(()),
-        Ok(Some(record)) => (record, Ok(())),
-        Err(error) => (json!({"decision": "refused", "error": message::line(&error)}), Err(error)),
-    };
-    let severity = match &outcome {
-        Err(_) => Severity::Error,
-        Ok(()) if record["warning"].is_string() => Severity::Warning,
-        Ok(()) => Severity::Info,
+        Ok(Some(record)) if record["warning"].is_string() => (Severity::Warning, record, Ok(())),
+        Ok(Some(record)) => (Severity::Info, record, Ok(())),
+        Err(error) => {
+            let record = json!({"decision": "refused", "error": message::line(&error)});
+            (Severity::Error, record, Err(error))
+        }
     };
     record["container"] = id;
     record["us"] = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into();
@@ -263,7 +262,9 @@ fn plan_on(
     let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
     match (plan_by(need, &evidence, place, state, orders, host), evidence.detected) {
         (Err(why), Some(Detected { arch, .. }))
-            if can_do_without(need, arch, Visible::of_the_engine().as_ref()) =>
+            if can_do_without(need, arch, || {
+                may_run_by(Visible::of_the_engine().as_ref(), arch)
+            }) =>
         {
             Ok(Decision::Left(message::line(&why)))
         }
@@ -385,7 +386,8 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     if emulations.is_empty() {
         return Ok(Decision::Inherited(scope));
     }
-    let can_do_without = can_do_without(need, emulations[0].handler.arch, engines.as_ref());
+    let arch = emulations[0].handler.arch;
+    let can_do_without = can_do_without(need, arch, || may_run_by(engines.as_ref(), arch));
     let (carries, mut lost) = carries(visible, &emulations, rules);
     let visible = engines.transpose().unwrap_or_else(|error| {
         lost.push(format!("the handlers of the engine: {error:#}"));
@@ -426,18 +428,22 @@ fn ensure_in_scope(wish: &Wish, scope: Scope) -> Result<()> {
 }
 
 /// Whether the container may do its work without us: nobody asked, and its programs of `arch` do not
-/// matter much, or may run in a way that we cannot judge: by the kernel itself, or by one of the
-/// `engines` handlers without flag F, if the image brings the emulator.
-fn can_do_without(need: Need, arch: &Arch, engines: Option<&Result<Visible>>) -> bool {
+/// matter much, or may run in a way that we cannot judge: by the kernel itself, or `otherwise`.
+fn can_do_without(need: Need, arch: &Arch, otherwise: impl FnOnce() -> bool) -> bool {
     match need {
         Need::Asked => false,
         Need::OtherPrograms => true,
-        Need::FirstProgram if arch.may_be_native() => true,
-        Need::FirstProgram => match engines {
-            None => false,
-            Some(Err(_)) => true,
-            Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),
-        },
+        Need::FirstProgram => arch.may_be_native() || otherwise(),
+    }
+}
+
+/// Whether these handlers may run programs of `arch` in a container: without flag F they do, if the image
+/// brings the emulator.
+fn may_run_by(handlers: Option<&Result<Visible>>, arch: &Arch) -> bool {
+    match handlers {
+        None => false,
+        Some(Err(_)) => true,
+        Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),
     }
 }
 

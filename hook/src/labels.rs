@@ -38,12 +38,12 @@ pub struct Label {
     pub value: String,
 }
 
-/// The label of the container whose bundle is `bundle`, or else of its image. `None` also where
+/// The label of the container whose bundle, on `host`, is `bundle`, or else of its image. `None` also where
 /// another engine than Podman or Buildah made the bundle, and where the policy lets no such annotation
 /// decide.
 #[must_use]
 pub fn find(bundle: &Path, host: &Host) -> Option<Label> {
-    let label = find_by(&|path| host.open(path, &[]).ok()?, bundle)?;
+    let label = find_by(&trusted(host), bundle)?;
     let policy = Policy::load(host).ok()?;
     policy.annotations.contains(&Annotation::Toolbox).then_some(label)
 }
@@ -54,6 +54,11 @@ fn find_by(open: &Open, bundle: &Path) -> Option<Label> {
     let of_container = || label(OF_CONTAINER, place.container()?.labels);
     let of_image = || label(OF_IMAGE, place.image()?.config?.labels);
     of_container().or_else(of_image)
+}
+
+/// A file that nobody but the caller could have written.
+fn trusted(host: &Host) -> impl Fn(&Path) -> Option<File> {
+    |path| host.open(path, &[]).ok()?
 }
 
 /// Opens a file, if it is there and its content is to be believed.
@@ -146,6 +151,7 @@ impl<'a> Place<'a> {
             .filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
         let directory = self.graph_root.join(format!("{}-images", self.driver)).join(image);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Not by std, since musl's opendir takes memory from the kernel.
         let files = rustix::fs::open(&directory, flags, Mode::empty()).and_then(Dir::new).ok()?;
         let config = files
             .filter_map(Result::ok)
@@ -299,6 +305,6 @@ db.commit()
         root.with_database(r#"{"labels":{"toolbox-arch":"s390x"}}"#);
         assert_eq!(root.find().unwrap(), "s390x");
         std::fs::set_permissions(&root.0, Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(root.find_by(&|path| host.open(path, &[]).ok()?), None);
+        assert_eq!(root.find_by(&trusted(&host)), None);
     }
 }

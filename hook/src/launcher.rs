@@ -19,7 +19,7 @@ use crate::message::Call;
 /// The launcher. Empty for a machine that it is not written for.
 pub const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
 /// Its SHA-256 sum, in hexadecimal.
-pub const LAUNCHER_SHA256: &str = include_str!(concat!(env!("OUT_DIR"), "/launcher.sha256"));
+pub const SHA256: &str = include_str!(concat!(env!("OUT_DIR"), "/launcher.sha256"));
 /// The smallest page of any machine that runs the launcher, and more than the largest (64 KiB).
 const ALIGNMENTS: std::ops::RangeInclusive<u64> = 4096..=64 << 20;
 /// The size of a program header (`e_phentsize`), and offsets in the ELF header, of 64-bit files.

@@ -37,6 +37,7 @@ impl Log {
         Self { socket: Self::connected() }
     }
 
+    /// A socket that is connected to it, if there is one.
     fn connected() -> Option<UnixDatagram> {
         let socket = UnixDatagram::unbound().ok()?;
         SOCKETS.iter().find(|path| socket.connect(path).is_ok())?;

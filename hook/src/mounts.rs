@@ -80,8 +80,8 @@ pub enum Mounts {
 }
 
 impl Mounts {
-    /// Those of `namespace`, and the one that `place` lies on, if the kernel tells of that (Linux 6.11);
-    /// otherwise those of what `mountinfo` reads. Fails if `place` is on none of them.
+    /// The mounts of `namespace`, and the one that `place` lies on: by the kernel (Linux 6.11), or else by
+    /// what `mountinfo` reads. Fails if `place` is on none of them.
     pub fn of(
         namespace: impl AsFd,
         place: impl AsFd,

@@ -86,10 +86,12 @@ impl State {
     pub fn read(mut from: impl Read) -> Result<Self> {
         let mut text = Vec::with_capacity(STATE_USUAL);
         from.by_ref().take(STATE_MAX).read_to_end(&mut text).context("read the state")?;
-        // A runtime that writes to a closed pipe may die of it.
-        let is_cut = text.len() as u64 == STATE_MAX;
-        let rest = if is_cut { std::io::copy(&mut from, &mut std::io::sink()) } else { Ok(0) }
-            .context("read the state")?;
+        let rest = if (text.len() as u64) < STATE_MAX {
+            0
+        } else {
+            // A runtime that writes to a closed pipe may die of it.
+            std::io::copy(&mut from, &mut std::io::sink()).context("read the state")?
+        };
         ensure!(
             rest == 0,
             "the container's state on standard input is larger than 8 MiB ({} bytes)",
@@ -137,7 +139,8 @@ pub struct Command {
     pub cwd: PathBuf,
 }
 
-/// A member that is not what it should be counts as missing: the runtime will say so.
+/// A member that is not what it should be counts as missing: the runtime will say so. Of JSON that is read
+/// from memory.
 pub fn if_understood<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {

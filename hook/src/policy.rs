@@ -194,12 +194,12 @@ impl Policy {
     /// Fails where a file that exists cannot be read, is not a policy, or (see [`Host`]) may be
     /// written by somebody else.
     pub fn load(host: &Host) -> Result<Self> {
-        let mut policy = None;
+        let mut policy: Option<Self> = None;
         for path in files(host.caller) {
             policy = match read(&path, host).context("policy")? {
                 None => policy,
-                // As it is installed: every key is in it.
-                Some(text) if text == DEFAULT => Some(Self::default()),
+                // As it is installed. Every key is in it, so what was before does not matter.
+                Some(text) if text == DEFAULT => None,
                 Some(text) => Some(policy.unwrap_or_default().overridden_by(&text, &path)?),
             };
         }

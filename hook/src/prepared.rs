@@ -57,7 +57,7 @@ impl Record {
     pub fn new(emulator: &Emulator, sha256: Sha256Sum) -> Result<Self> {
         Ok(Self {
             format: FORMAT,
-            launcher: launcher::LAUNCHER_SHA256.into(),
+            launcher: launcher::SHA256.into(),
             source: Source::of(emulator)?,
             sha256: sha256.to_string(),
         })
@@ -83,7 +83,7 @@ impl Record {
     /// Whether a copy made from `emulator` now would be the same.
     fn is_of(&self, emulator: &Emulator) -> bool {
         self.format == FORMAT
-            && self.launcher == launcher::LAUNCHER_SHA256
+            && self.launcher == launcher::SHA256
             && Source::of(emulator).is_ok_and(|source| source == self.source)
             && emulator.sha256.is_none_or(|sum| sum.to_string() == self.sha256)
     }

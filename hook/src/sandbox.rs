@@ -87,8 +87,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         Ok(context) => context,
     };
     let instance = Instance::new(mount(&context, container)?)?;
-    let others_matter = container.scope == Scope::Shared || !plan.carries.is_empty();
-    let there = if others_matter { instance.entries()? } else { Vec::new() };
+    let there = entries_in_the_way(plan, &instance)?;
     if let Err(why) = ensure_free_for(plan, &instance, &there) {
         // Whoever did not ask for anything is content with any emulator.
         let is_served = plan.need != Need::Asked && plan.is_served_by(&instance.visible()?);
@@ -392,6 +391,15 @@ fn attach(instance: &Instance, container: &Container, place: &OwnedFd) -> Result
     kernel::make_read_only(instance).call(|| call("mount_setattr"))?;
     move_mount(instance, place).call(|| call("mount"))?;
     untouched.map_or(Ok(()), |untouched| move_mount(untouched, place).call(|| call("cover")))
+}
+
+/// What is in the instance already. Nothing, where nobody cares: in a namespace that is the container's
+/// alone, with nothing to be carried over.
+fn entries_in_the_way(plan: &Plan, instance: &Instance) -> Result<Vec<Entry>> {
+    if plan.container.scope != Scope::Shared && plan.carries.is_empty() {
+        return Ok(Vec::new());
+    }
+    instance.entries()
 }
 
 /// Fails, before anything is added, where what is `there` in the instance already is in our way.

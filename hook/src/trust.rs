@@ -1,4 +1,5 @@
-//! Opens files of the host that the hook relies on: emulators and policies.
+//! The host, as far as the hook may rely on it: on whose behalf it runs, and files like emulators and
+//! policies.
 //!
 //! A file is trusted if nobody but the administrator (or, rootless, the caller) could have put it
 //! there. Every directory on its path is looked at, symbolic links included, and each is opened
@@ -74,7 +75,7 @@ impl Default for LazyHost {
 }
 
 impl LazyHost {
-    /// As [`Host::current`] has it the first time.
+    /// The host; looked at by the first call, whose failure every later one repeats.
     pub fn get(&self) -> Result<&Host> {
         self.0.as_ref().map_err(|why| anyhow!("{why:#}"))
     }
@@ -99,7 +100,7 @@ impl Directory {
 }
 
 impl Host {
-    /// As it is seen from the namespaces that this process is in, where it must stay.
+    /// As this process sees it now. No longer true after it enters another namespace or root.
     pub fn current() -> Result<Self> {
         let user_namespace = Namespace::ours("user")?;
         let caller = Caller::in_namespace(user_namespace)?;
@@ -135,7 +136,7 @@ impl Host {
             bail!(problem);
         }
         match walk.end {
-            Some(End::File(file)) => Ok(Some(file)),
+            Some(End::File(file)) => Ok(Some(file.into())),
             Some(End::Other) => bail!("{} is neither a file nor a directory", path.display()),
             None => bail!("{} is a directory, not a file", path.display()),
         }
@@ -151,22 +152,25 @@ struct Walk<'a> {
     behind: Vec<Rc<Directory>>,
     /// What is at the end, if that is no directory.
     end: Option<End>,
-    /// How somebody else could change the first thing on the path that they could.
+    /// What is wrong with the first thing on the path that somebody else could change.
     problem: Option<String>,
     links: usize,
 }
 
 /// What is no directory.
 enum End {
-    /// A regular file, open for reading, if nobody else could have put it there.
-    File(File),
+    /// A regular file; to be read only if the walk has no `problem`.
+    File(OwnedFd),
     Other,
 }
 
 /// Where a component of a path leads.
 enum Step {
+    /// To a directory, or the end.
     On,
+    /// It does not exist.
     Nowhere,
+    /// To this path, from where the link is.
     Link(PathBuf),
 }
 
@@ -192,53 +196,66 @@ impl Walk<'_> {
         Ok(true)
     }
 
+    /// Follows one component; `is_last` if nothing comes after it.
     fn step(&mut self, name: &OsStr, is_last: bool) -> Result<Step> {
         if self.end.is_some() {
             return Ok(Step::Nowhere); // there is nothing below what is no directory
         }
         let parent = Rc::clone(self.behind.last().unwrap_or(&self.host.root));
         if let Some(known) = parent.known(name) {
-            return Ok(self.enter(known));
+            self.enter(known);
+            return Ok(Step::On);
         }
-        let open = |how| {
-            let flags = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(&parent.fd, name, flags, Mode::empty())
-        };
-        // To be read only where nobody else could have put it: opening some things does something.
-        let opened = match self.problem {
-            None if is_last => open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY),
-            _ => open(OFlags::PATH),
-        };
-        let fd = match opened {
+        let call = |call: &str| format!("{call} {}", self.here(name).display());
+        let (fd, unreadable) = match self.open(&parent, name, is_last) {
             Err(Errno::NOENT) => return Ok(Step::Nowhere),
-            Err(Errno::LOOP) => open(OFlags::PATH),
-            opened => opened,
-        }
-        .call(|| format!("open {}", self.here(name).display()))?;
-        let stat = rustix::fs::fstat(&fd).call(|| format!("stat {}", self.here(name).display()))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => return self.link(name, &fd, &stat),
-            FileType::Directory => {
-                let problem = problem(self.host.caller, &stat, || self.here(name));
-                let (name, known) = (name.to_owned(), RefCell::default());
+            opened => opened.call(|| call("open"))?,
+        };
+        let stat = rustix::fs::fstat(&fd).call(|| call("stat"))?;
+        let problem = || problem(self.host.caller, &stat, || self.here(name));
+        match (FileType::from_raw_mode(stat.st_mode), unreadable) {
+            (FileType::Symlink, _) => return self.link(name, &fd, &stat),
+            (FileType::Directory, _) => {
+                let (problem, name, known) = (problem(), name.to_owned(), RefCell::default());
                 let directory = Rc::new(Directory { name, fd, problem, known });
                 parent.known.borrow_mut().push(Rc::clone(&directory));
-                return Ok(self.enter(directory));
+                self.enter(directory);
             }
-            FileType::RegularFile => {
-                self.note(problem(self.host.caller, &stat, || self.here(name)));
-                self.note(self.unknown_owner(name, &stat));
-                self.end = Some(End::File(File::from(fd)));
+            (FileType::RegularFile, Some(errno)) => Err(errno).call(|| call("open"))?,
+            (FileType::RegularFile, None) => {
+                self.note(problem().or_else(|| self.unknown_owner(name, &stat)));
+                self.end = Some(End::File(fd));
             }
             _ => self.end = Some(End::Other),
         }
         Ok(Step::On)
     }
 
-    fn enter(&mut self, directory: Rc<Directory>) -> Step {
+    /// Opens `name` in `parent`, a link itself: for reading, if it is the last one and nobody else could
+    /// have put it there, since opening some things has an effect; and otherwise as a location only.
+    /// That, too, where it cannot be read, with the reason.
+    fn open(
+        &self,
+        parent: &Directory,
+        name: &OsStr,
+        is_last: bool,
+    ) -> rustix::io::Result<(OwnedFd, Option<Errno>)> {
+        let open = |how| {
+            let flags = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&parent.fd, name, flags, Mode::empty())
+        };
+        if !is_last || self.problem.is_some() {
+            return Ok((open(OFlags::PATH)?, None));
+        }
+        match open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+            Err(errno) if errno != Errno::NOENT => Ok((open(OFlags::PATH)?, Some(errno))),
+            opened => Ok((opened?, None)),
+        }
+    }
+
+    fn enter(&mut self, directory: Rc<Directory>) {
         self.note(directory.problem.clone());
         self.behind.push(directory);
-        Step::On
     }
 
     fn link(&mut self, name: &OsStr, fd: &OwnedFd, stat: &Stat) -> Result<Step> {
@@ -250,13 +267,15 @@ impl Walk<'_> {
         Ok(Step::Link(PathBuf::from(OsString::from_vec(target.into_bytes()))))
     }
 
+    /// Remembers what is wrong, if nothing was before.
     fn note(&mut self, problem: Option<String>) {
         if self.problem.is_none() {
             self.problem = problem;
         }
     }
 
-    /// Below the system's directories an overflow owner is root; elsewhere it may be anybody.
+    /// What is wrong, if the file's owner is not known to be root. Below the system's directories an
+    /// overflow owner is; elsewhere it may be anybody.
     fn unknown_owner(&self, name: &OsStr, stat: &Stat) -> Option<String> {
         let top = self.behind.first().and_then(|top| top.name.to_str()).unwrap_or_default();
         (stat.st_uid != 0 && !self.system.contains(&top)).then(|| {

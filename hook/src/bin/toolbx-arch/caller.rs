@@ -19,8 +19,7 @@ pub fn is_plain_user() -> Result<bool> {
 }
 
 /// Enters a user namespace in which the caller is root, as the hook's is in rootless Podman; root
-/// stays where they are. Returns the host as the hook would see it: every file is trusted there, or not,
-/// as by the hook.
+/// stays where they are. Returns the host as the hook would see it, which trusts the same files.
 ///
 /// Not to be called before a program that needs the caller's own rights is started.
 pub fn become_hooks_caller() -> Result<Host> {
