@@ -1,7 +1,6 @@
 //! Builds the launcher (`launcher/launcher.rs`) for the machine that the hook is built for, to the
 //! bytes that `src/launcher.rs` puts into emulators. Nothing, for machines that it is not written for.
-//! Their SHA-256 sum is taken here, too: with it the hook knows its own copies at every start. And says
-//! how the hook is linked.
+//! Their SHA-256 sum is taken here, too: with it the hook knows its own copies at every start.
 
 use std::env::var;
 use std::path::{Path, PathBuf};
@@ -14,19 +13,12 @@ fn main() {
     let bytes = out.join("launcher");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../launcher");
-    link_in_two_segments();
     match &*var("CARGO_CFG_TARGET_ARCH").unwrap() {
         "x86_64" | "aarch64" => build(&out, &bytes),
         _ => std::fs::write(&bytes, []).unwrap(),
     }
     let sum = Sha256::digest(std::fs::read(bytes).unwrap());
     std::fs::write(out.join("launcher.sha256"), format!("{sum:x}")).unwrap();
-}
-
-/// In place of four: the kernel maps them, and unmaps them, at every start of a container. The price is that
-/// constants lie in the segment that can be executed.
-fn link_in_two_segments() {
-    println!("cargo::rustc-link-arg-bin=toolbx-arch-hook=-Wl,-z,noseparate-code");
 }
 
 fn build(out: &Path, bytes: &Path) {

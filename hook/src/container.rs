@@ -76,7 +76,6 @@ pub struct Process {
     pid: i32,
     /// Its directory in /proc.
     dir: OwnedFd,
-    mount_namespace: OwnedFd,
     /// Once it was asked for.
     user_namespace: OnceCell<Namespace>,
     /// To enter its namespaces by.
@@ -90,11 +89,8 @@ impl Process {
     pub fn open(state: &State) -> Result<Self> {
         let process =
             Self::with_pid(state.pid).with_context(|| format!("container {}", state.id))?;
-        let theirs = rustix::fs::fstat(&process.mount_namespace)
-            .map(Namespace::of_file)
-            .call(|| "fstat a mount namespace".into())?;
         ensure!(
-            theirs != Namespace::ours("mnt")?,
+            process.namespace("mnt")? != Namespace::ours("mnt")?,
             "process {} is no container's: it shares the hook's mount namespace",
             state.pid
         );
@@ -111,10 +107,7 @@ impl Process {
             Mode::empty(),
         )
         .call(|| format!("open /proc/{pid}"))?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let mount_namespace = rustix::fs::openat(&dir, "ns/mnt", flags, Mode::empty())
-            .call(|| format!("open /proc/{pid}/ns/mnt"))?;
-        Ok(Self { pid, dir, mount_namespace, user_namespace: OnceCell::new(), pidfd })
+        Ok(Self { pid, dir, user_namespace: OnceCell::new(), pidfd })
     }
 
     /// The user namespace that it is in.
@@ -157,7 +150,10 @@ impl Process {
 
     /// Its mounts, and the one of them that `place` lies on.
     fn mounts(&self, place: &OwnedFd) -> Result<(Mounts, Mount)> {
-        Mounts::of(&self.mount_namespace, place, || self.read("mountinfo"))
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::openat(&self.dir, "ns/mnt", flags, Mode::empty())
+            .call(|| format!("open /proc/{}/ns/mnt", self.pid))?;
+        Mounts::of(namespace, place, || self.read("mountinfo"))
     }
 
     /// The text of a file of its directory in /proc; what is no UTF-8 replaced.

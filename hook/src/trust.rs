@@ -9,7 +9,7 @@
 use std::cell::{LazyCell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -136,7 +136,14 @@ impl Host {
             bail!(problem);
         }
         match walk.end {
-            Some(End::File(file)) => Ok(Some(file.into())),
+            Some(End::File(file)) => Ok(Some(file)),
+            Some(End::Location(location)) => {
+                // Not by its name again: the magic link leads to the very file that was checked.
+                let link = format!("/proc/self/fd/{}", location.as_raw_fd());
+                let file = rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .call(|| format!("open {}", path.display()))?;
+                Ok(Some(file.into()))
+            }
             Some(End::Other) => bail!("{} is neither a file nor a directory", path.display()),
             None => bail!("{} is a directory, not a file", path.display()),
         }
@@ -159,8 +166,10 @@ struct Walk<'a> {
 
 /// What is no directory.
 enum End {
-    /// A regular file; to be read only if the walk has no `problem`.
-    File(OwnedFd),
+    /// A regular file, open for reading.
+    File(File),
+    /// A regular file, open as a location only (`O_PATH`).
+    Location(OwnedFd),
     Other,
 }
 
@@ -207,50 +216,51 @@ impl Walk<'_> {
             return Ok(Step::On);
         }
         let call = |call: &str| format!("{call} {}", self.here(name).display());
-        let (fd, unreadable) = match self.open(&parent, name, is_last) {
+        let (fd, is_readable) = match self.open(&parent, name, is_last) {
             Err(Errno::NOENT) => return Ok(Step::Nowhere),
             opened => opened.call(|| call("open"))?,
         };
         let stat = rustix::fs::fstat(&fd).call(|| call("stat"))?;
         let problem = || problem(self.host.caller, &stat, || self.here(name));
-        match (FileType::from_raw_mode(stat.st_mode), unreadable) {
-            (FileType::Symlink, _) => return self.link(name, &fd, &stat),
-            (FileType::Directory, _) => {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => return self.link(name, &fd, &stat),
+            FileType::Directory => {
                 let (problem, name, known) = (problem(), name.to_owned(), RefCell::default());
                 let directory = Rc::new(Directory { name, fd, problem, known });
                 parent.known.borrow_mut().push(Rc::clone(&directory));
                 self.enter(directory);
             }
-            (FileType::RegularFile, Some(errno)) => Err(errno).call(|| call("open"))?,
-            (FileType::RegularFile, None) => {
+            FileType::RegularFile => {
                 self.note(problem().or_else(|| self.unknown_owner(name, &stat)));
-                self.end = Some(End::File(fd));
+                self.end = Some(if is_readable { End::File(fd.into()) } else { End::Location(fd) });
             }
             _ => self.end = Some(End::Other),
         }
         Ok(Step::On)
     }
 
-    /// Opens `name` in `parent`, a link itself: for reading, if it is the last one and nobody else could
-    /// have put it there, since opening some things has an effect; and otherwise as a location only.
-    /// That, too, where it cannot be read, with the reason.
+    /// Opens `name` in `parent`, a link itself. For reading, as is said too, if it is the last one and can
+    /// be read, and certainly nobody else has put it there, since opening some things has an effect;
+    /// otherwise as a location only.
     fn open(
         &self,
         parent: &Directory,
         name: &OsStr,
         is_last: bool,
-    ) -> rustix::io::Result<(OwnedFd, Option<Errno>)> {
+    ) -> rustix::io::Result<(OwnedFd, bool)> {
         let open = |how| {
             let flags = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::openat(&parent.fd, name, flags, Mode::empty())
         };
-        if !is_last || self.problem.is_some() {
-            return Ok((open(OFlags::PATH)?, None));
+        let is_certain = self.host.caller == Caller::Root || self.is_in_system();
+        if is_last && is_certain && self.problem.is_none() {
+            match open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+                Ok(fd) => return Ok((fd, true)),
+                Err(Errno::NOENT) => return Err(Errno::NOENT),
+                Err(_) => {} // a link, for example
+            }
         }
-        match open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
-            Err(errno) if errno != Errno::NOENT => Ok((open(OFlags::PATH)?, Some(errno))),
-            opened => Ok((opened?, None)),
-        }
+        Ok((open(OFlags::PATH)?, false))
     }
 
     fn enter(&mut self, directory: Rc<Directory>) {
@@ -277,14 +287,19 @@ impl Walk<'_> {
     /// What is wrong, if the file's owner is not known to be root. Below the system's directories an
     /// overflow owner is; elsewhere it may be anybody.
     fn unknown_owner(&self, name: &OsStr, stat: &Stat) -> Option<String> {
-        let top = self.behind.first().and_then(|top| top.name.to_str()).unwrap_or_default();
-        (stat.st_uid != 0 && !self.system.contains(&top)).then(|| {
+        (stat.st_uid != 0 && !self.is_in_system()).then(|| {
             format!(
                 "{} belongs to somebody else, who could replace it; use a file of your own, or one \
                  below /usr",
                 self.here(name).display()
             )
         })
+    }
+
+    /// Whether this is below one of the system's directories.
+    fn is_in_system(&self) -> bool {
+        let top = self.behind.first().and_then(|top| top.name.to_str());
+        top.is_some_and(|top| self.system.contains(&top))
     }
 
     fn here(&self, name: &OsStr) -> PathBuf {
@@ -359,5 +374,18 @@ mod tests {
             assert!(why.contains("may be written by others"), "{why}");
         }
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_can_be_read_however_it_is_reached() {
+        // One that is trusted everywhere, by its own path and by a link in /proc, which leads there.
+        let file = std::fs::canonicalize("/bin/sh").unwrap();
+        let host = Host::current().unwrap();
+        for path in [&*file, Path::new("/bin/sh"), Path::new("/proc/self/root/bin/sh")] {
+            let mut magic = [0; 4];
+            let mut file = host.open(path, &["usr"]).unwrap().expect("there is a shell");
+            std::io::Read::read_exact(&mut file, &mut magic).unwrap();
+            assert_eq!(&magic, b"\x7fELF", "{}", path.display());
+        }
     }
 }

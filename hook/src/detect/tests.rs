@@ -93,6 +93,9 @@ fn the_program_is_looked_up_as_the_runtime_does() {
         assert_eq!(rootfs.detect(&[arg]), expected, "{arg:.50}");
     }
     assert_eq!(rootfs.detect(&[]), None);
+    // Where nothing is executed, what else is there does not matter.
+    rootfs.put("bin/sh", &elf(AARCH64));
+    assert_eq!(rootfs.detect(&["missing"]), None);
     for (env, expected) in [
         (&["A=b"][..], found!("aarch64", "/bin/program")),
         (&["PATH="], None),
