@@ -239,9 +239,9 @@ impl Walk<'_> {
         Ok(Step::On)
     }
 
-    /// Opens `name` in `parent`, a link itself. For reading, as is said too, if it is the last one and can
-    /// be read, and certainly nobody else has put it there, since opening some things has an effect;
-    /// otherwise as a location only.
+    /// Opens `name` in `parent`; of a link, the link itself. Returns whether it can be read: if it is the last
+    /// one, and certainly nobody else has put it there, since opening some things has an effect.
+    /// Otherwise it is open as a location only.
     fn open(
         &self,
         parent: &Directory,
@@ -378,10 +378,10 @@ mod tests {
 
     #[test]
     fn a_file_can_be_read_however_it_is_reached() {
-        // One that is trusted everywhere, by its own path and by a link in /proc, which leads there.
+        // One that is root's everywhere, by its own path and by links.
         let file = std::fs::canonicalize("/bin/sh").unwrap();
         let host = Host::current().unwrap();
-        for path in [&*file, Path::new("/bin/sh"), Path::new("/proc/self/root/bin/sh")] {
+        for path in [&*file, Path::new("/bin/sh")] {
             let mut magic = [0; 4];
             let mut file = host.open(path, &["usr"]).unwrap().expect("there is a shell");
             std::io::Read::read_exact(&mut file, &mut magic).unwrap();
