@@ -20,7 +20,7 @@ pub enum Scope {
 /// The inode of the initial user namespace (`PROC_USER_INIT_INO` in the kernel).
 ///
 /// Not recognised by its `uid_map`: an identity-mapped namespace shows the very same one.
-pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
 /// A namespace, as /proc shows it: device and inode of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

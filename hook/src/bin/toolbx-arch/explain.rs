@@ -24,7 +24,7 @@ use toolbx_arch::policy::{self, Credentials, Policy, Userns};
 use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
-use toolbx_arch::trust::{Caller, Host};
+use toolbx_arch::trust::{Caller, LazyHost};
 
 use crate::args::Explain;
 use crate::subject::Subject;
@@ -95,6 +95,7 @@ impl Subject {
     /// What can be told without a process.
     fn foresee(self) -> (Evidence, Vec<String>, Result<Outcome>) {
         let command = self.bundle.config.command.as_ref();
+        let host = LazyHost::default();
         let mut notes = Vec::new();
         let detected = match (self.files, command) {
             (Ok(files), Some(command)) => detect::detect(files.as_fd(), command),
@@ -112,10 +113,11 @@ impl Subject {
             detected,
         };
         if evidence.label.is_none() {
-            evidence.label =
-                Host::current().ok().and_then(|host| labels::find(&self.bundle.path, &host));
+            let bundle = &self.bundle.path;
+            evidence.label = host.get().ok().and_then(|host| labels::find(bundle, host));
         }
-        let outcome = foresee(&evidence, self.has_own_user_namespace, self.calling.precreate);
+        let outcome =
+            foresee(&evidence, self.has_own_user_namespace, self.calling.precreate, &host);
         (evidence, notes, outcome)
     }
 }
@@ -191,12 +193,17 @@ impl From<&Emulation> for Target {
 
 /// What would be decided for a container, as far as its process does not matter: if it has a user
 /// namespace of its own, or, should it need one, the stage `precreate` to give it one.
-fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcome> {
+fn foresee(
+    evidence: &Evidence,
+    has_own: bool,
+    precreate: bool,
+    host: &LazyHost,
+) -> Result<Outcome> {
     if evidence.need().is_none() {
         return Ok(Outcome::NotAsked);
     }
-    let host = Host::current()?;
-    let policy = Policy::load(&host)?;
+    let host = host.get()?;
+    let policy = Policy::load(host)?;
     let wish = match request::decide(evidence, &policy, Arch::is_native)? {
         Request::Nothing => return Ok(Outcome::NotAsked),
         Request::Off => return Ok(Outcome::Off),
@@ -220,11 +227,11 @@ fn foresee(evidence: &Evidence, has_own: bool, precreate: bool) -> Result<Outcom
         return Ok(Outcome::Inherited(scope));
     }
     let find = |arch: &&'static Arch| -> Result<Target> {
-        let emulator = emulator::find(arch, &policy, &host)?;
+        let emulator = emulator::find(arch, &policy, host)?;
         let may_have_credentials =
             scope == Scope::Private && policy.credentials != Credentials::Never;
         let needs = Needs { credentials: may_have_credentials, may_copy: true };
-        let launch = hook::launch(&emulator, arch, &wish, needs, &policy, &host)?;
+        let launch = hook::launch(&emulator, arch, &wish, needs, &policy, host)?;
         let (emulator, arguments) = (emulator.path, launch.arguments);
         Ok(Target { arch, emulator, arguments, handler: None })
     };
