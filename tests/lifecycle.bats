@@ -12,23 +12,27 @@ in_each_scope() {
     "$@" as_alice --userns=
 }
 
-# Waits until a command succeeds.
-until_it() {
-    local i
-    for i in {1..100}; do
-        ! "$@" 2>/dev/null || return 0
+# Waits until the container has printed exactly this.
+until_printed() { # podman text
+    local i text
+    for i in {1..300}; do
+        text=$($1 logs life)
+        [ "$text" != "$2" ] || return 0
         sleep 0.1
     done
-    fail "never: $*"
+    fail "expected: $2" "printed:  $text"
 }
 
 restarts() { # podman option
-    $1 run --detach --name life $2 $annotated $arm sh -c 'uname -m; trap "exit 0" TERM; while :; do sleep 1; done' >/dev/null
+    $1 run --detach --name life $2 $annotated $arm sh -c 'trap "exit 0" TERM; uname -m; while :; do sleep 1; done' >/dev/null
+    # What is stopped or killed before it has come so far prints nothing.
+    until_printed $1 aarch64
     $1 restart --time 20 life >/dev/null
+    until_printed $1 $'aarch64\naarch64'
     $1 restart --time 0 life >/dev/null # killed
     run --separate-stderr $1 exec life uname -m
     prints aarch64
-    until_it eval "[ \"\$($1 logs life)\" = \$'aarch64\naarch64\naarch64' ]"
+    until_printed $1 $'aarch64\naarch64\naarch64'
     $1 rm --force --time 0 life >/dev/null
 }
 @test "restart" { in_each_scope restarts; }

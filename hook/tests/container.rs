@@ -458,8 +458,9 @@ fn a_directory_of_the_host_on_dev_gets_nothing() {
 #[test]
 fn the_emulators_file_cannot_be_changed_through_proc() {
     // The container's root owns it here. What runs is on a mount that nobody can make writable.
-    let then = "chroot /mnt/rootfs /bin/sleeper & p=$!; sleep 0.2; chmod 4777 /proc/$p/exe
-        kill $p; chroot /mnt/rootfs /exit42; echo $?";
+    let then = "chroot /mnt/rootfs /bin/sleeper & p=$!
+        for i in $(seq 100); do readlink /proc/$p/exe | grep -q qemu- && break; sleep 0.1; done
+        chmod 4777 /proc/$p/exe; kill $p; chroot /mnt/rootfs /exit42; echo $?";
     let case = Case {
         rootfs: "mkdir bin; cp /mnt/loop bin/sleeper",
         host: "cp /mnt/exit42 /mnt/loop
