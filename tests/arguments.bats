@@ -48,8 +48,8 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     [ "$(hwcap)" = 100 ]
     told .stack-size=64M -- --arch arm64 localhost/debian sh -c "$stack"
     ((output >= 64 << 20 && output < 65 << 20)) || fail "$output"
-    # What the emulator does with its own addresses shows outside: it has no more than it was told.
-    told .reserved-va=4G .guest-base=0x100000000 -- $arm sh -c 'sleep 100 & cat /proc/$!/cmdline' # of QEMU's process
+    # What the emulator does with its own addresses shows outside: its process has no more than it was told.
+    told .reserved-va=4G .guest-base=0x100000000 -- $arm sh -c 'sleep 100 & cat /proc/$!/cmdline'
     [[ "$output" == *-R*4G*-B*0x100000000*sleep* ]] || fail "$output"
 }
 

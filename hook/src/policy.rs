@@ -12,10 +12,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use crate::arch::{self, Arch};
-use crate::arguments::{Argument, Arguments};
+use crate::arguments::{Argument, Arguments, Value};
 use crate::trust::{Caller, Host};
 
-/// What holds where no file says otherwise; complete.
+/// The policy as it is installed; every key is in it. [`Policy::default`] is the same.
 const DEFAULT: &str = include_str!("../../policies/default.json");
 /// Read in this order; the user's own comes last. Relative to the host's root.
 const SYSTEM_FILES: [&str; 2] =
@@ -26,12 +26,8 @@ const USER_FILE: &str = ".config/toolbx-arch/policy.json";
 const FILE_MAX: u64 = 1024 * 1024;
 
 /// The policy in force.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// For editors; not used.
-    #[serde(rename = "$schema", default)]
-    _schema: Option<String>,
     /// Where emulators are looked for, in order.
     pub emulator_directories: Vec<Directory>,
     /// Under which names, in order, in each directory.
@@ -63,6 +59,7 @@ pub struct Policy {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Layer {
+    /// For editors; not used.
     #[serde(rename = "$schema")]
     _schema: Option<String>,
     emulator_directories: Option<Vec<Directory>>,
@@ -219,7 +216,6 @@ impl Policy {
         let layer: Layer =
             serde_json::from_str(text).map_err(|error| locate(&error, text, path))?;
         Ok(Self {
-            _schema: None,
             emulator_directories: layer.emulator_directories.unwrap_or(self.emulator_directories),
             emulator_names: layer.emulator_names.unwrap_or(self.emulator_names),
             emulator_sha256: layer.emulator_sha256.unwrap_or(self.emulator_sha256),
@@ -258,8 +254,39 @@ impl Policy {
 }
 
 impl Default for Policy {
+    /// What `policies/default.json` says. Every start of a container would have to parse that.
     fn default() -> Self {
-        serde_json::from_str(DEFAULT).expect("policies/default.json is complete and valid")
+        let directory = |path: &str| Directory(path.into());
+        let name = |pattern: &str| NamePattern(pattern.into());
+        let cpu = |arch, model| {
+            let mut arguments = Arguments::default();
+            let model = Value::new(Argument::Cpu, model).expect("it is a CPU model");
+            arguments.set(Argument::Cpu, Some(model));
+            (arch, arguments)
+        };
+        let harmless = [
+            Argument::Cpu,
+            Argument::ReservedVa,
+            Argument::GuestBase,
+            Argument::StackSize,
+            Argument::Uname,
+            Argument::Strace,
+        ];
+        let named = [cpu("aarch64", "max,pauth=off"), cpu("i386", "max"), cpu("x86_64", "max")];
+        Self {
+            emulator_directories: ["/usr/local/bin", "/usr/bin"].map(directory).into(),
+            emulator_names: ["qemu-{cpu}-static", "qemu-{cpu}"].map(name).into(),
+            emulator_sha256: Sums::default(),
+            architectures: vec![Allowed::All],
+            credentials: Credentials::Launcher,
+            launcher: Launcher::Copy,
+            emulator_arguments: ByTarget { all: None, named: named.into() },
+            argument_annotations: ByTarget { all: Some(harmless.into()), named: BTreeMap::new() },
+            inject: true,
+            detect: true,
+            userns: Userns::Rootful,
+            annotations: vec![Annotation::Arch, Annotation::Toolbox, Annotation::Userns],
+        }
     }
 }
 

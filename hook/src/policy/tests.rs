@@ -20,7 +20,27 @@ fn a_file_overrides_key_by_key() {
 
 #[test]
 fn an_empty_policy_changes_nothing() {
-    assert_eq!(over("{}").unwrap(), Policy { _schema: None, ..Policy::default() });
+    assert_eq!(over("{}").unwrap(), Policy::default());
+}
+
+#[test]
+fn the_default_is_what_its_file_says() {
+    let file: Layer = serde_json::from_str(DEFAULT).unwrap();
+    let policy = Policy {
+        emulator_directories: file.emulator_directories.unwrap(),
+        emulator_names: file.emulator_names.unwrap(),
+        emulator_sha256: file.emulator_sha256.unwrap(),
+        architectures: file.architectures.unwrap(),
+        credentials: file.credentials.unwrap(),
+        launcher: file.launcher.unwrap(),
+        emulator_arguments: file.emulator_arguments.unwrap(),
+        argument_annotations: file.argument_annotations.unwrap(),
+        inject: file.inject.unwrap(),
+        detect: file.detect.unwrap(),
+        userns: file.userns.unwrap(),
+        annotations: file.annotations.unwrap(),
+    };
+    assert_eq!(policy, Policy::default());
 }
 
 #[test]
