@@ -5,13 +5,10 @@
 //! Whatever is missing, not as expected, too large, or what others could have written counts as no
 //! label.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dir, Mode, OFlags};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -21,8 +18,9 @@ use crate::trust::Host;
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
-/// As much as most have, so that few calls read them.
-const FILE_USUAL: usize = 16 * 1024;
+/// As much as the configurations of most images have, so that few calls read them, and no more: see
+/// [`crate::oci`].
+const FILE_USUAL: usize = 2 * 1024;
 
 /// How the log calls the label of a container, and of an image.
 pub const OF_CONTAINER: &str = "toolbox-arch label";
@@ -139,35 +137,61 @@ impl<'a> Place<'a> {
 
     /// The configuration of its image, from the files of containers/storage.
     fn image(&self) -> Option<Image> {
-        // The beginning of "sha256:" in base64: how the file of a configuration is named.
-        const CONFIG: &[u8] = b"=c2hhMjU2O";
-        let directory = self.graph_root.join(format!("{}-containers", self.driver));
+        let containers = self.graph_root.join(format!("{}-containers", self.driver));
         let image = ["containers.json", "volatile-containers.json"]
             .iter()
-            .filter_map(|name| self.read(&directory.join(name)))
+            .filter_map(|name| self.read(&containers.join(name)))
             .flat_map(|records: Vec<Record>| records)
             .find(|record| record.id == self.id)?
             .image
-            .filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
-        let directory = self.graph_root.join(format!("{}-images", self.driver)).join(image);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Not by std, since musl's opendir takes memory from the kernel.
-        let files = rustix::fs::open(&directory, flags, Mode::empty()).and_then(Dir::new).ok()?;
-        let config = files
-            .filter_map(Result::ok)
-            .find(|file| file.file_name().to_bytes().starts_with(CONFIG))?;
-        self.read(&directory.join(OsStr::from_bytes(config.file_name().to_bytes())))
+            .filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let directory = self.graph_root.join(format!("{}-images", self.driver)).join(&image);
+        // Most images have the digest of their configuration for an id (`computeID` in containers/image;
+        // not those of the first schema, and of zstd:chunked). For others one is looked for.
+        let named = directory.join(big_data_name(&format!("sha256:{image}")));
+        let file = (self.open)(&named).or_else(|| (self.open)(&some_configuration(&directory)?))?;
+        parsed(file)
     }
 
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
-        let file = (self.open)(path)?;
-        let mut text = Vec::with_capacity(FILE_USUAL);
-        let length = file.take(FILE_MAX + 1).read_to_end(&mut text).ok()?;
-        if length as u64 > FILE_MAX {
-            return None;
-        }
-        serde_json::from_slice(&text).ok()
+        parsed((self.open)(path)?)
     }
+}
+
+fn parsed<T: DeserializeOwned>(file: File) -> Option<T> {
+    let mut text = Vec::with_capacity(FILE_USUAL);
+    let length = file.take(FILE_MAX + 1).read_to_end(&mut text).ok()?;
+    if length as u64 > FILE_MAX {
+        return None;
+    }
+    serde_json::from_slice(&text).ok()
+}
+
+/// The file of an image's big data item `key` in containers/storage. A key with anything but a-z, 0-9 and
+/// dots in it, such as a digest, is in base64 there (`makeBigDataBaseName` in its `store.go`).
+fn big_data_name(key: &str) -> String {
+    format!("={}", base64(key.as_bytes()))
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let four_of = |three: &[u8]| {
+        let byte = |i: usize| u32::from(*three.get(i).unwrap_or(&0));
+        let bits = (byte(0) << 16) | (byte(1) << 8) | byte(2);
+        let digit = |i: usize| char::from(DIGITS[(bits >> (18 - 6 * i)) as usize & 63]);
+        [0, 1, 2, 3].map(|i| if i <= three.len() { digit(i) } else { '=' })
+    };
+    bytes.chunks(3).flat_map(four_of).collect()
+}
+
+/// A configuration in an image's directory, if there is one.
+fn some_configuration(directory: &Path) -> Option<PathBuf> {
+    // The beginning of "sha256:" in base64.
+    const CONFIG: &[u8] = b"=c2hhMjU2O";
+    let mut files = std::fs::read_dir(directory).ok()?.flatten();
+    let file = files.find(|file| file.file_name().as_encoded_bytes().starts_with(CONFIG))?;
+    Some(file.path())
 }
 
 #[cfg(test)]
@@ -250,6 +274,34 @@ db.commit()
     }
 
     #[test]
+    fn of_the_image_among_other_digests() {
+        let root = GraphRoot::new("digests");
+        let file = |digest: &str| format!("overlay-images/1f/{}", big_data_name(digest));
+        for other in 0..9 {
+            root.put(&file(&format!("sha256:{other}")), "{}");
+        }
+        assert_eq!(root.with_image(r#""arm64""#).find().unwrap(), "arm64");
+    }
+
+    #[test]
+    fn of_an_image_whose_id_is_another_digest() {
+        let root = GraphRoot::new("another");
+        let file = |digest| root.0.join("overlay-images/1f").join(big_data_name(digest));
+        root.with_image(r#""arm64""#);
+        std::fs::rename(file("sha256:1f"), file("sha256:2f")).unwrap();
+        assert_eq!(root.find().unwrap(), "arm64");
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        // Section 10.
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xfb, 0xf0]), "+/A=");
+    }
+
+    #[test]
     fn of_the_container_and_else_of_the_image() {
         let root = GraphRoot::new("both");
         root.with_image(r#""arm64""#);
@@ -283,6 +335,7 @@ db.commit()
             "[7]",
             "[[]]",
             r#"[{"id":"c0"}]"#,
+            r#"[{"id":"c0","image":""}]"#,
             r#"[{"id":"c0","image":"../x"}]"#,
             r#"[{"id":"c0","image":"2f"}]"#,
             "[{",
