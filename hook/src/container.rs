@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, Reso
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::emulator::Emulator;
+use crate::kernel;
 use crate::message::Call;
 use crate::mounts::{self, Mount, Mounts};
 use crate::oci::{Bundle, State};
@@ -70,12 +71,16 @@ pub enum EmulatorPlace {
     Nowhere(&'static str),
 }
 
-/// A process's directory in /proc, which belongs to that process even if its pid is used again.
+/// A process, by descriptors that stay its own even if its pid is used again.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
     /// Its directory in /proc.
     dir: OwnedFd,
+    mount_namespace: Namespace,
+    /// The number by which the kernel tells of its mounts (Linux 6.11). Not a descriptor: a look at a file system
+    /// that hangs can outlive us, and would keep all mounts of the container.
+    mount_namespace_id: Option<u64>,
     /// Once it was asked for.
     user_namespace: OnceCell<Namespace>,
     /// To enter its namespaces by.
@@ -90,7 +95,7 @@ impl Process {
         let process =
             Self::with_pid(state.pid).with_context(|| format!("container {}", state.id))?;
         ensure!(
-            process.namespace("mnt")? != Namespace::ours("mnt")?,
+            process.mount_namespace != Namespace::ours("mnt")?,
             "process {} is no container's: it shares the hook's mount namespace",
             state.pid
         );
@@ -107,7 +112,18 @@ impl Process {
             Mode::empty(),
         )
         .call(|| format!("open /proc/{pid}"))?;
-        Ok(Self { pid, dir, user_namespace: OnceCell::new(), pidfd })
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::openat(&dir, "ns/mnt", flags, Mode::empty())
+            .call(|| format!("open /proc/{pid}/ns/mnt"))?;
+        let stat = rustix::fs::fstat(&namespace).call(|| format!("fstat /proc/{pid}/ns/mnt"))?;
+        Ok(Self {
+            pid,
+            dir,
+            mount_namespace: Namespace::of_file(stat),
+            mount_namespace_id: kernel::mount_namespace_id(&namespace).ok(),
+            user_namespace: OnceCell::new(),
+            pidfd,
+        })
     }
 
     /// The user namespace that it is in.
@@ -150,10 +166,7 @@ impl Process {
 
     /// Its mounts, and the one of them that `place` lies on.
     fn mounts(&self, place: &OwnedFd) -> Result<(Mounts, Mount)> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = rustix::fs::openat(&self.dir, "ns/mnt", flags, Mode::empty())
-            .call(|| format!("open /proc/{}/ns/mnt", self.pid))?;
-        Mounts::of(namespace, place, || self.read("mountinfo"))
+        Mounts::of(self.mount_namespace_id, place, || self.read("mountinfo"))
     }
 
     /// The text of a file of its directory in /proc; what is no UTF-8 replaced.

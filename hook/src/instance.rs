@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::arch::Arch;
 use crate::binfmt::{Entry, Handler, serving};
 use crate::container::BINFMTFS_MAGIC;
+use crate::kernel;
 use crate::message::Call;
 use crate::mounts::{self, Mounts};
 
@@ -78,7 +79,8 @@ impl Keep {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
         let mount_namespace = mounts::own_namespace().ok()?;
-        let (_, mount) = Mounts::of(&mount_namespace, &place, mounts::own).ok()?;
+        let namespace = kernel::mount_namespace_id(&mount_namespace).ok();
+        let (_, mount) = Mounts::of(namespace, &place, mounts::own).ok()?;
         (!mount.shared).then_some(Self { mount_namespace, place })
     }
 }

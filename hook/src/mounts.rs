@@ -80,14 +80,14 @@ pub enum Mounts {
 }
 
 impl Mounts {
-    /// The mounts of `namespace`, and the one that `place` lies on: by the kernel (Linux 6.11), or else by
-    /// what `mountinfo` reads. Fails if `place` is on none of them.
+    /// The mounts of a mount namespace, and the one that `place` lies on: by the kernel, if it has given the
+    /// `namespace` a number, or else by what `mountinfo` reads. Fails if `place` is on none of them.
     pub fn of(
-        namespace: impl AsFd,
+        namespace: Option<u64>,
         place: impl AsFd,
         mountinfo: impl FnOnce() -> Result<String>,
     ) -> Result<(Self, Mount)> {
-        if let Ok(mounts) = kernel::mount_namespace_id(namespace).map(Self::Namespace)
+        if let Some(mounts) = namespace.map(Self::Namespace)
             && let Ok(mount) = mounts.at(&place)
         {
             return Ok((mounts, mount));
@@ -244,8 +244,8 @@ mod tests {
         for path in ["/", "/proc/self/mountinfo", "/dev/null", "/sys"] {
             let place = OwnedFd::from(File::open(path).unwrap());
             let namespace = File::open("/proc/self/ns/mnt").unwrap();
-            let (told, mount) =
-                Mounts::of(namespace, &place, || panic!("this takes Linux 6.11")).unwrap();
+            let namespace = kernel::mount_namespace_id(namespace).expect("this takes Linux 6.11");
+            let (told, mount) = Mounts::of(Some(namespace), &place, || panic!("not told")).unwrap();
             for mount in [told.at(&place), told.under(&mount)] {
                 let Ok(Mount { id: _, parent: _, device, root, point, shared }) = mount else {
                     assert_eq!(path, "/", "what the root is mounted on is not to be seen");
