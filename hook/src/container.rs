@@ -27,8 +27,8 @@ use crate::trust::{Caller, Host};
 pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
 const AUTOFS_SUPER_MAGIC: FsWord = 0x0187;
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
-/// As much as most files in /proc have, so that few calls read them.
-const USUAL: usize = 16 * 1024;
+/// As much as one call reads of a file in /proc at most: a page (`seq_read_iter` in the kernel).
+const PROC_READ: usize = 4 * 1024;
 
 /// A container that is being created. The descriptors stay valid after its namespaces are entered.
 #[derive(Debug)]
@@ -174,7 +174,7 @@ impl Process {
         let call = || format!("read /proc/{}/{name}", self.pid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).call(call)?;
-        let mut text = Vec::with_capacity(USUAL);
+        let mut text = Vec::with_capacity(PROC_READ);
         File::from(fd).read_to_end(&mut text).call(call)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }

@@ -55,8 +55,9 @@ pub const INSTALL: &str = "install the package qemu-user-static (Debian 12, Ubun
                        qemu-user (Debian 13), or name another directory in the policy's \
                        emulator_directories";
 
-/// As much of a file as holds the headers of most.
-const HEAD: usize = 4096;
+/// As much of a file as holds the headers of most emulators, and the note with their build ID (Debian 12's
+/// QEMU: 836 bytes).
+const HEAD: usize = 1024;
 
 /// The first emulator for `arch` in the policy's directories that can be used.
 ///
