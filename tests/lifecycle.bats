@@ -14,9 +14,9 @@ in_each_scope() {
 
 # Waits until the container has printed exactly this.
 until_printed() { # podman text
-    local i text
-    for i in {1..300}; do
-        text=$($1 logs life)
+    local text end=$((SECONDS + 60))
+    while ((SECONDS < end)); do
+        text=$($1 logs life) || true
         [ "$text" != "$2" ] || return 0
         sleep 0.1
     done
@@ -24,8 +24,9 @@ until_printed() { # podman text
 }
 
 restarts() { # podman option
-    $1 run --detach --name life $2 $annotated $arm sh -c 'trap "exit 0" TERM; uname -m; while :; do sleep 1; done' >/dev/null
-    # What is stopped or killed before it has come so far prints nothing.
+    local script='trap "exit 0" TERM; uname -m; while :; do sleep 1; done'
+    $1 run --detach --name life $2 $annotated $arm sh -c "$script" >/dev/null
+    # A container that is stopped or killed before this prints nothing.
     until_printed $1 aarch64
     $1 restart --time 20 life >/dev/null
     until_printed $1 $'aarch64\naarch64'

@@ -459,7 +459,7 @@ fn a_directory_of_the_host_on_dev_gets_nothing() {
 fn the_emulators_file_cannot_be_changed_through_proc() {
     // The container's root owns it here. What runs is on a mount that nobody can make writable.
     let then = "chroot /mnt/rootfs /bin/sleeper & p=$!
-        for i in $(seq 100); do readlink /proc/$p/exe | grep -q qemu- && break; sleep 0.1; done
+        for i in $(seq 100); do readlink /proc/$p/exe | grep qemu- && break; sleep 0.1; done
         chmod 4777 /proc/$p/exe; kill $p; chroot /mnt/rootfs /exit42; echo $?";
     let case = Case {
         rootfs: "mkdir bin; cp /mnt/loop bin/sleeper",
@@ -471,6 +471,7 @@ fn the_emulators_file_cannot_be_changed_through_proc() {
     };
     let outcome = case.run();
     assert_eq!(outcome.status, 0, "{}", outcome.stderr);
+    assert!(outcome.then.starts_with("/qemu-aarch64-static"), "it never ran: {}", outcome.then);
     assert!(outcome.then.contains("Read-only file system"), "{}", outcome.then);
     assert!(outcome.then.contains("755") && !outcome.then.contains("4777"), "{}", outcome.then);
 }
