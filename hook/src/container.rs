@@ -13,11 +13,15 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::bound::Bound;
 use crate::emulator::Emulator;
+use crate::idmap::{self, maps_uid};
 use crate::kernel;
+use crate::lookup::{self, location};
 use crate::message::Call;
 use crate::mounts::{self, Mount, Mounts};
 use crate::oci::{Bundle, State};
+use crate::orders::Orders;
 use crate::policy::Policy;
 use crate::scope::{Namespace, Scope};
 use crate::toolbx;
@@ -36,7 +40,9 @@ pub struct Container {
     /// The container's id, as messages name it.
     pub id: String,
     /// Its process, to enter its namespaces by.
-    pub pidfd: OwnedFd,
+    pub process: Process,
+    /// The directory that will become its root.
+    pub rootfs: OwnedFd,
     /// Whether its user namespace is another than ours.
     pub enters_user_namespace: bool,
     /// Whose instance it uses.
@@ -69,6 +75,17 @@ pub enum EmulatorPlace {
     Dev(OwnedFd),
     /// Not shown: flag F alone carries the emulator. With the reason.
     Nowhere(&'static str),
+}
+
+/// Where a container is, as it was found once.
+#[derive(Debug)]
+pub struct Place {
+    /// Its bundle.
+    pub bundle: Bundle,
+    /// The process that will become its first.
+    pub process: Process,
+    /// The directory that will become its root ([`open_rootfs`]).
+    pub rootfs: OwnedFd,
 }
 
 /// A process, by descriptors that stay its own even if its pid is used again.
@@ -166,41 +183,64 @@ impl Process {
 
     /// Its mounts, and the one of them that `place` lies on.
     fn mounts(&self, place: &OwnedFd) -> Result<(Mounts, Mount)> {
-        Mounts::of(self.mount_namespace_id, place, || self.read("mountinfo"))
+        Mounts::of(self.mount_namespace_id, place, || self.mountinfo())
     }
 
-    /// The text of a file of its directory in /proc; what is no UTF-8 replaced.
-    pub fn read(&self, name: &str) -> Result<String> {
+    /// All its mounts, those of the host among them.
+    pub fn mountinfo(&self) -> Result<Vec<Mount>> {
+        mounts::parse(&self.read("mountinfo")?)
+            .with_context(|| format!("read /proc/{}/mountinfo", self.pid))
+    }
+
+    /// Whether somebody in its user namespace is the `uid` of ours.
+    fn maps_uid(&self, uid: u32) -> Result<bool> {
+        Ok(maps_uid(&String::from_utf8_lossy(&self.read("uid_map")?), uid))
+    }
+
+    /// Whether its user namespace is another than ours, and such as `precreate` asks for: everybody in
+    /// there is who they are outside.
+    pub fn is_in_identity_namespace(&self) -> Result<bool> {
+        if self.user_namespace()? == Namespace::ours("user")? {
+            return Ok(false);
+        }
+        let ours = std::fs::read_to_string("/proc/self/uid_map").call(|| "read uid_map".into())?;
+        idmap::is_from_precreate(&String::from_utf8_lossy(&self.read("uid_map")?), &ours)
+    }
+
+    /// A file of its directory in /proc.
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
         let call = || format!("read /proc/{}/{name}", self.pid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).call(call)?;
         let mut text = Vec::with_capacity(PROC_READ);
         File::from(fd).read_to_end(&mut text).call(call)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        Ok(text)
     }
 }
 
 impl Container {
-    /// Opens the container whose first process `process` will be, and which has its files in
-    /// `rootfs` ([`open_rootfs`]), to be served in `scope`.
+    /// Opens the container that is at `place`, to be served in `scope`, where `precreate` has left
+    /// `orders`.
     ///
     /// Fails if the process is gone, if its mounts cannot be told, and if the place where binfmt_misc
     /// is to be mounted is anything else than it should be.
     pub fn open(
-        process: Process,
-        rootfs: &OwnedFd,
+        place: Place,
         scope: Scope,
         state: &State,
-        bundle: &Bundle,
+        orders: &Orders,
         policy: &Policy,
         host: &Host,
     ) -> Result<Self> {
-        let (mounts, below) = process.mounts(rootfs)?;
+        let Place { bundle, process, rootfs } = place;
+        let (mounts, below) = process.mounts(&rootfs)?;
         let is_own_dev = |dev: &OwnedFd| is_made_for_container(dev, &below, &mounts, &process);
-        let emulator_place = emulator_place(rootfs, bundle, policy, is_own_dev);
-        let mount_point = open_mount_point(rootfs, &state.id, &mounts, &emulator_place)?;
+        let emulator_place = emulator_place(&rootfs, &bundle, policy, is_own_dev);
+        let may_be_covered = orders.bound.contains(&Bound::Proc);
+        let mount_point =
+            open_mount_point(&rootfs, &state.id, &mounts, &emulator_place, may_be_covered)?;
         let enters_user_namespace = process.user_namespace()? != host.user_namespace;
-        let maps_our_root = !enters_user_namespace || maps_uid(&process.read("uid_map")?, 0);
+        let maps_our_root = !enters_user_namespace || process.maps_uid(0)?;
         process.ensure_alive()?;
         Ok(Self {
             id: state.id.clone(),
@@ -211,7 +251,8 @@ impl Container {
             emulator_place,
             maps_our_root,
             caller: host.caller,
-            pidfd: process.pidfd,
+            process,
+            rootfs,
         })
     }
 
@@ -231,52 +272,43 @@ impl Container {
     }
 }
 
-/// Whether a `uid_map`, read from outside its namespace, has a user for `uid` of outside.
-fn maps_uid(uid_map: &str, uid: u32) -> bool {
-    uid_map.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1).map(str::parse::<u32>);
-        let (Some(Ok(first)), Some(Ok(count))) = (fields.next(), fields.next()) else {
-            return true; // not understood: assume the worse
-        };
-        uid >= first && uid - first < count
-    })
-}
-
 /// Opens the directory that will become the container's root, in its mount namespace.
 pub fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<OwnedFd> {
     let path = bundle.rootfs().or_else(|| state.root.clone()).with_context(|| {
         format!("container {}: neither config.json nor the state names its rootfs", state.id)
     })?;
     let root = process.open_path("root")?;
-    open_in(&root, &path, OFlags::DIRECTORY, ResolveFlags::IN_ROOT)
+    location(&root, &path, OFlags::DIRECTORY, ResolveFlags::IN_ROOT)
         .call(|| format!("openat2 {}, the rootfs of container {}", path.display(), state.id))
 }
 
-/// Opens the place where binfmt_misc is to be mounted, and makes sure that it is one.
+/// Opens the place where binfmt_misc is to be mounted, and makes sure that it is one. The machine's own
+/// `may_be_covered` there, by a tmpfs of ours.
 fn open_mount_point(
     rootfs: &OwnedFd,
     id: &str,
     mounts: &Mounts,
     place: &EmulatorPlace,
+    may_be_covered: bool,
 ) -> Result<MountPoint> {
     const DIRECTORY: &str = "proc/sys/fs";
     let of = format!("of container {id}");
-    let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let parent = open_in(rootfs, Path::new(DIRECTORY), OFlags::empty(), strict)
-        .call(|| format!("openat2 {DIRECTORY} {of}"))?;
+    let parent =
+        lookup::plain_location(rootfs, DIRECTORY).call(|| format!("openat2 {DIRECTORY} {of}"))?;
     ensure!(
         fs_type(&parent, DIRECTORY)? == PROC_SUPER_MAGIC,
         "/{DIRECTORY} {of} is not on procfs; mount a procfs on /proc of the container"
     );
     // Not O_DIRECTORY: that would trigger an automount, on the host, if there is one here.
-    let directory = open_in(&parent, Path::new("binfmt_misc"), OFlags::NOFOLLOW, strict)
+    let directory = lookup::plain_location(&parent, "binfmt_misc")
         .call(|| format!("openat2 {DIRECTORY}/binfmt_misc {of}"))
         .context("the kernel has no binfmt_misc; run: modprobe binfmt_misc")?;
     let stat = rustix::fs::fstat(&directory).call(|| format!("fstat binfmt_misc {of}"))?;
     let known = [PROC_SUPER_MAGIC, AUTOFS_SUPER_MAGIC, BINFMTFS_MAGIC];
+    let is_known = |fs| known.contains(&fs) || may_be_covered && fs == TMPFS_MAGIC;
     ensure!(
         FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            && known.contains(&fs_type(&directory, "binfmt_misc")?),
+            && is_known(fs_type(&directory, "binfmt_misc")?),
         "/{DIRECTORY}/binfmt_misc {of} is not a directory of procfs, autofs or binfmt_misc; mount \
          nothing else there"
     );
@@ -309,8 +341,7 @@ fn emulator_place(
     if !bundle.config.has_own_dev() {
         return EmulatorPlace::Nowhere("the container's /dev is not a tmpfs of its own");
     }
-    let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let Ok(dev) = open_in(rootfs, Path::new("dev"), OFlags::empty(), strict) else {
+    let Ok(dev) = lookup::plain_location(rootfs, "dev") else {
         return EmulatorPlace::Nowhere("the container's /dev is not a plain directory");
     };
     // config.json is believed no further than what is there: a link in the image can make a volume
@@ -339,8 +370,7 @@ fn is_made_for_container(
         && mount.parent == below.id
         && mount.root == Path::new("/")
         && !mount.shared
-        && (is_of_image(below, mounts).unwrap_or(false)
-            || is_alone(&mount, &process.read("mountinfo")?)))
+        && (is_of_image(below, mounts).unwrap_or(false) || is_alone(&mount, &process.mountinfo()?)))
 }
 
 /// Whether the mount `rootfs` is certainly the runtime's own, of an image: a whole file system, mounted by
@@ -355,41 +385,11 @@ fn is_of_image(rootfs: &Mount, mounts: &Mounts) -> Result<bool> {
         && mounts.under(&engines)?.point != rootfs.point)
 }
 
-/// Whether `mount` is the only one at its path, by the mountinfo of the process that has it.
-fn is_alone(mount: &Mount, mountinfo: &str) -> bool {
-    mounts::mount_points(mountinfo).iter().filter(|point| **point == mount.point).count() == 1
-}
-
-/// Opens `path` below `dir` as a mere location.
-fn open_in(
-    dir: impl AsFd,
-    path: &Path,
-    flags: OFlags,
-    resolve: ResolveFlags,
-) -> rustix::io::Result<OwnedFd> {
-    let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)
+/// Whether `mount` is the only one at its path, of `all` mounts of the process that has it.
+fn is_alone(mount: &Mount, all: &[Mount]) -> bool {
+    all.iter().filter(|other| other.point == mount.point).count() == 1
 }
 
 fn fs_type(fd: impl AsFd, what: &str) -> Result<FsWord> {
     Ok(rustix::fs::fstatfs(fd).call(|| format!("fstatfs {what}"))?.f_type)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn knows_who_is_mapped() {
-        for (map, mapped) in [
-            ("0 2000000 65536\n", false),
-            ("0 1 1000\n1000 0 1\n1001 1001 64536\n", true),
-            ("0 0 4294967295\n", true),
-            ("", false),
-            ("nonsense\n", true),
-        ] {
-            assert_eq!(maps_uid(map, 0), mapped, "{map}");
-        }
-    }
 }

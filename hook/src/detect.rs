@@ -21,6 +21,7 @@ use rustix::process::{Signal, WaitOptions};
 
 use crate::arch::{self, Arch};
 use crate::kernel;
+use crate::lookup;
 use crate::mounts::mount_id;
 use crate::oci::Command;
 
@@ -249,10 +250,9 @@ impl Root<'_> {
 
     /// The regular file at `path`, if somebody may execute it.
     fn find(&self, path: PathBuf) -> Option<Executable> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut resolve = ResolveFlags::IN_ROOT;
         resolve.set(ResolveFlags::NO_XDEV, self.stays_on_mount);
-        let found = rustix::fs::openat2(self.dir, &path, flags, Mode::empty(), resolve);
+        let found = lookup::location(self.dir, &path, OFlags::empty(), resolve);
         if self.stays_on_mount && found.as_ref().is_err_and(|errno| *errno == Errno::XDEV) {
             self.left_mount.set(true);
         }
@@ -286,7 +286,10 @@ fn kind(head: &[u8]) -> Kind {
     let Some(line) = head.strip_prefix(b"#!") else { return Kind::Other };
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let end = line.iter().position(|byte| *byte == b'\n');
-    let line = line[..end.unwrap_or(line.len())].trim_ascii_start();
+    let line = &line[..end.unwrap_or(line.len())];
+    // A carriage return is part of a name, as Linux has it.
+    let start = line.iter().position(|byte| !is_blank(byte)).unwrap_or(line.len());
+    let line = &line[start..];
     let name = line.split(|byte| is_blank(byte) || *byte == 0).next().unwrap_or_default();
     // Without an end within what was read, a name may be longer.
     let is_cut = end.is_none() && name.len() == line.len() && head.len() == HEAD;

@@ -1,21 +1,14 @@
-//! The machine's device nodes in a container: a runtime that may make none binds them.
+//! Where the machine has a container's device nodes: a runtime that may make none binds them.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use rustix::thread::ThreadNameSpaceType;
 use serde::Deserialize;
 
-use crate::container::Process;
-use crate::kernel;
-use crate::message::{Call, shown};
-use crate::mounts::{self, Mount, mount_id};
-use crate::oci::Config;
+use crate::message::shown;
 
 /// An element of config.json's `linux.devices`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -70,50 +63,6 @@ pub fn elsewhere(devices: &[Device]) -> Result<BTreeMap<PathBuf, PathBuf>> {
         Ok((device.path.clone(), path.clone()))
     };
     missing.into_iter().map(found).collect()
-}
-
-/// Makes the nodes that the runtime has bound into the container read-only, so that its root, who
-/// owns the machine's nodes too, changes neither their mode nor their owner. What is read from the
-/// devices and written to them is not affected.
-///
-/// Not where config.json has a mount for one: that was asked for as it is. Fails where the kernel
-/// refuses.
-pub fn protect(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<()> {
-    let nodes = bound_nodes(process, rootfs, config)?;
-    if nodes.is_empty() {
-        return Ok(());
-    }
-    let ours = mounts::own_namespace()?;
-    rustix::thread::move_into_thread_name_spaces(process.pidfd.as_fd(), ThreadNameSpaceType::MOUNT)
-        .call(|| "setns into the container's mounts".into())?;
-    let protected = nodes.iter().try_for_each(kernel::make_read_only);
-    mounts::enter_again(&ours, "engine")?;
-    protected.call(|| "mount_setattr the container's device nodes".into())
-}
-
-/// The device nodes that are mounts of their own below `rootfs`, but for those of config.json.
-fn bound_nodes(process: &Process, rootfs: &OwnedFd, config: &Config) -> Result<Vec<OwnedFd>> {
-    let mounts = process.read("mountinfo")?;
-    let top = Mount::find(&mounts, mount_id(rootfs)?)?.point;
-    let open = |path: &Path| {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(rootfs, path, flags, Mode::empty(), resolve).ok()
-    };
-    // By its name: a link of the image must not make another node of it.
-    let is_asked_for = |path: &Path| {
-        let mut mounts = config.mounts.iter().flatten();
-        mounts.any(|mount| mount.destination.strip_prefix("/") == Ok(path))
-    };
-    let node = |mount: Mount| {
-        let path = mount.point.strip_prefix(&top).ok().filter(|path| !is_asked_for(path))?;
-        let node = open(path)?;
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&node).ok()?.st_mode);
-        let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
-        // Not what something else is mounted over.
-        (is_device && mount_id(&node).ok()? == mount.id).then_some(node)
-    };
-    Ok(mounts.lines().filter_map(Mount::parse).filter_map(node).collect())
 }
 
 /// What is below `directory`, on the same file system, and is no directory.

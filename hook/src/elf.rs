@@ -81,11 +81,16 @@ impl Program {
         let mut header = [0; HEADER_LEN];
         read_at(&mut header, 0).context("shorter than an ELF header")?;
         let elf = goblin::elf::Elf::parse_header(&header).context("not an ELF file")?;
+        let context = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
+        anyhow::ensure!(
+            usize::from(elf.e_phentsize) == ProgramHeader::size(context),
+            "its program headers have a size that Linux does not load ({})",
+            elf.e_phentsize
+        );
         let table_len = usize::from(elf.e_phnum) * usize::from(elf.e_phentsize);
         anyhow::ensure!(table_len <= PROGRAM_HEADERS_MAX, "more program headers than Linux loads");
         let mut table = vec![0; table_len];
         read_at(&mut table, elf.e_phoff).context("cut off before its program headers")?;
-        let context = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
         let segments = ProgramHeader::parse(&table, 0, elf.e_phnum.into(), context)
             .context("malformed program headers")?;
         Ok(Self {
@@ -164,6 +169,17 @@ mod tests {
             assert!(read(&whole[..len]).is_err(), "cut at {len}");
         }
         assert!(read(b"#!/bin/sh\n").is_err());
+    }
+
+    #[test]
+    fn refuses_headers_of_another_size_than_linux_loads() {
+        for size in [0, 32, 55, 57, 112] {
+            let mut other = file(2, 1);
+            other.extend([0; 64]);
+            other[54] = size;
+            let error = read(&other).unwrap_err().to_string();
+            assert!(error.contains("a size that Linux does not load"), "{size}: {error}");
+        }
     }
 
     #[test]

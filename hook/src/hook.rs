@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Component, Path};
 use std::time::Instant;
 
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use crate::arch::{self, ARCHES, Arch};
 use crate::arguments::Arguments;
 use crate::binfmt::{Entry, Handler, handler_name, serving, visible_path};
-use crate::container::{self, Container, EmulatorPlace, Process};
+use crate::container::{self, Container, EmulatorPlace, Place, Process};
 use crate::detect::{self, Detected};
-use crate::devices;
 use crate::emulator::{self, Emulator};
+use crate::guard;
 use crate::instance::{BINFMT_MISC, Keep, Visible};
 use crate::labels;
 use crate::launcher;
@@ -161,14 +161,14 @@ pub fn run(orders: &Orders) -> Result<()> {
     let mut id = Value::Null;
     let decided = State::read(std::io::stdin().lock()).and_then(|state| {
         id = state.id.as_str().into();
-        plan(&state, orders).map(|decision| (state, decision))
+        plan(&state, orders)
     });
-    if *orders == Orders::default() && matches!(decided, Ok((_, Decision::NotAsked))) {
+    if matches!(decided, Ok(Decision::NotAsked)) {
         return Ok(());
     }
     // The machine's daemon, not one in the container.
     let log = Log::connect();
-    let served = decided.and_then(|(state, decision)| serve(&decision, &state, orders));
+    let served = decided.and_then(|decision| serve(&decision, orders));
     let (severity, mut record, outcome) = match served {
         Ok(None) => return Ok(()),
         Ok(Some(record)) if record["warning"].is_string() => (Severity::Warning, record, Ok(())),
@@ -185,15 +185,17 @@ pub fn run(orders: &Orders) -> Result<()> {
 }
 
 /// Does what was decided. Returns the record for the log, if there is anything to tell.
-fn serve(decision: &Decision, state: &State, orders: &Orders) -> Result<Option<Value>> {
-    let can_do_without = matches!(decision, Decision::Emulate(plan) if plan.can_do_without);
-    let left = |why| Ok(record(&Decision::Left(message::line(&why))));
-    match finish(decision, state, orders) {
-        // What precreate has begun is to be brought to its end.
-        Err(why) if can_do_without && *orders == Orders::default() => return left(why),
-        finished => finished?,
-    }
+fn serve(decision: &Decision, orders: &Orders) -> Result<Option<Value>> {
     let Decision::Emulate(plan) = decision else { return Ok(record(decision)) };
+    let container = &plan.container;
+    let left = |why| Ok(record(&Decision::Left(message::line(&why))));
+    // Such a namespace can be asked for too.
+    if container.has_hosts_root() && !orders.owns_host_files {
+        match guard::protect_devices(&container.process, &container.rootfs) {
+            Err(why) if plan.can_do_without => return left(why),
+            protected => protected?,
+        }
+    }
     match sandbox::apply(plan)? {
         Applied::Whole(carried) => {
             let mut record = emulated(plan);
@@ -202,40 +204,51 @@ fn serve(decision: &Decision, state: &State, orders: &Orders) -> Result<Option<V
             Ok(Some(record))
         }
         Applied::Inherited(why) => {
-            let scope = plan.container.scope.name();
+            let scope = container.scope.name();
             Ok(Some(json!({"decision": "inherited", "scope": scope, "why": why})))
         }
-        Applied::Refused(why) if can_do_without => left(why),
+        // What precreate has begun is to be brought to its end.
+        Applied::Refused(why) if plan.can_do_without && *orders == Orders::default() => left(why),
         Applied::Refused(why) => Err(why),
     }
 }
 
 /// Does what `precreate` has left to this stage, whatever is decided here: it may have seen another
-/// program than the one that a volume puts in its place.
-fn finish(decision: &Decision, state: &State, orders: &Orders) -> Result<()> {
-    // Such a namespace can be asked for too.
-    let owns_host_files = orders.owns_host_files
-        || matches!(decision, Decision::Emulate(plan) if plan.container.has_hosts_root());
-    if !owns_host_files && orders.sysctls.is_empty() {
-        return Ok(());
-    }
-    let Place { process, rootfs, bundle } = Place::find(state, None)?;
-    if owns_host_files {
-        devices::protect(&process, &rootfs, &bundle.config)?;
+/// program than the one that a volume puts in its place. And protects the machine from a container that
+/// has joined a user namespace which precreate has made for another one.
+fn finish_precreate(place: &Place, orders: &Orders) -> Result<()> {
+    let Place { process, rootfs, bundle } = place;
+    if orders.owns_host_files {
+        let asked = bundle.config.mounts.as_deref().unwrap_or_default();
+        guard::put_up(process, rootfs, &orders.bound, asked)?;
+    } else if process.is_in_identity_namespace()? {
+        guard::protect_devices(process, rootfs)?;
     }
     if !orders.sysctls.is_empty() {
-        network::set_sysctls(&process, &orders.sysctls)?;
+        network::set_sysctls(process, &orders.sysctls)?;
     }
     Ok(())
 }
 
-/// Decides what is to be done for the container of `state`. Reads only.
+/// Decides what is to be done for the container of `state`. Changes nothing but what `precreate` has left
+/// to this stage.
 ///
-/// Fails where the container cannot have what it asks for, or what its first program needs. Whoever
-/// asks for nothing is not stopped by anything else.
+/// Fails where the container cannot have what it asks for, or what its first program needs, and where
+/// what precreate has begun cannot be brought to its end. Whoever asks for nothing is not stopped by
+/// anything else.
 pub fn plan(state: &State, orders: &Orders) -> Result<Decision> {
-    let Ok((annotations, bundle)) = annotations(state) else { return Ok(Decision::NotAsked) };
-    let place = Place::find(state, bundle);
+    let is_from_precreate = orders.owns_host_files || !orders.sysctls.is_empty();
+    let (annotations, bundle) = match annotations(state) {
+        Err(_) if !is_from_precreate => return Ok(Decision::NotAsked),
+        found => found?,
+    };
+    let place = match find(state, bundle) {
+        Err(why) if is_from_precreate => return Err(why),
+        place => place,
+    };
+    if let Ok(place) = &place {
+        finish_precreate(place, orders)?;
+    }
     let host = LazyHost::default();
     let evidence = evidence(annotations, place.as_ref().ok(), orders, &host);
     plan_on(evidence, place, state, orders, &host)
@@ -245,7 +258,7 @@ pub fn plan(state: &State, orders: &Orders) -> Result<Decision> {
 /// it were started now. `bundle` says where its rootfs is as its own first process sees it: `/`.
 pub fn examine(state: &State, bundle: Bundle, orders: &Orders) -> (Evidence, Result<Decision>) {
     let annotations = bundle.config.annotations.clone().unwrap_or_default();
-    let place = Place::find(state, Some(bundle));
+    let place = find(state, Some(bundle));
     let host = LazyHost::default();
     let evidence = evidence(annotations, place.as_ref().ok(), orders, &host);
     (evidence.clone(), plan_on(evidence, place, state, orders, &host))
@@ -308,25 +321,17 @@ struct Rules<'a> {
     need: Need,
 }
 
-/// Where a container is.
-struct Place {
-    bundle: Bundle,
-    process: Process,
-    rootfs: OwnedFd,
+/// Finds the container of `state`, and its bundle, if that is not known yet.
+fn find(state: &State, bundle: Option<Bundle>) -> Result<Place> {
+    let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
+    let process = Process::open(state)?;
+    let rootfs = container::open_rootfs(&process, state, &bundle)?;
+    Ok(Place { bundle, process, rootfs })
 }
 
-impl Place {
-    fn find(state: &State, bundle: Option<Bundle>) -> Result<Self> {
-        let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
-        let process = Process::open(state)?;
-        let rootfs = container::open_rootfs(&process, state, &bundle)?;
-        Ok(Self { bundle, process, rootfs })
-    }
-
-    fn detect(&self) -> Option<Detected> {
-        let command = self.bundle.config.command.as_ref()?;
-        detect::detect(self.rootfs.as_fd(), command)
-    }
+fn detected_at(place: &Place) -> Option<Detected> {
+    let command = place.bundle.config.command.as_ref()?;
+    detect::detect(place.rootfs.as_fd(), command)
 }
 
 /// What there is to know of a container, as far as its `place` was found.
@@ -342,7 +347,7 @@ fn evidence(
         devices: orders.devices.clone(),
         label: None,
         toolbx: command.and_then(toolbx::architecture),
-        detected: place.and_then(Place::detect),
+        detected: place.and_then(detected_at),
     };
     if evidence.may_have_label() {
         evidence.label = place
@@ -355,9 +360,8 @@ fn evidence(
 /// Decides how `wish` is met.
 fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<Decision> {
     let Rules { policy, host, orders, need } = *rules;
-    let Place { bundle, process, rootfs } = place;
-    let theirs = process.user_namespace()?;
-    let made_for_it = bundle.config.has_own_user_namespace();
+    let theirs = place.process.user_namespace()?;
+    let made_for_it = place.bundle.config.has_own_user_namespace();
     let scope = Scope::of(theirs, host.user_namespace, made_for_it);
     ensure_in_scope(&wish, scope)?;
     if wish.userns != Some(UsernsWish::Private) {
@@ -381,7 +385,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     if missing.is_empty() {
         return Ok(Decision::Inherited(scope));
     }
-    let container = Container::open(process, &rootfs, scope, state, &bundle, policy, host)?;
+    let container = Container::open(place, scope, state, orders, policy, host)?;
     let emulations = emulations(&missing, &wish, &container, rules)?;
     if emulations.is_empty() {
         return Ok(Decision::Inherited(scope));

@@ -63,14 +63,17 @@ pub fn wrap(mut emulator: &File, program: &Program, mut to: &File) -> Result<()>
     patches.iter().try_for_each(|(at, bytes)| to.write_all_at(bytes, *at)).call(|| "write".into())
 }
 
-/// Whether it begins with the launcher.
+/// Whether it begins with the launcher: whatever segment its entry point lies in.
 fn has_launcher(file: &File, program: &Program) -> bool {
-    let begins =
-        |segment: &&ProgramHeader| segment.p_type == PT_LOAD && segment.p_vaddr == program.entry;
-    let mut bytes = vec![0; LAUNCHER.len()];
-    program.segments.iter().find(begins).is_some_and(|segment| {
-        file.read_exact_at(&mut bytes, segment.p_offset).is_ok() && bytes == LAUNCHER
-    })
+    let begins_there = |segment: &ProgramHeader| {
+        let into = program.entry.checked_sub(segment.p_vaddr)?;
+        let at = segment.p_offset.checked_add(into)?;
+        let mut bytes = vec![0; LAUNCHER.len()];
+        let is_there = into < segment.p_filesz && file.read_exact_at(&mut bytes, at).is_ok();
+        Some(is_there && bytes == LAUNCHER)
+    };
+    let mut loaded = program.segments.iter().filter(|segment| segment.p_type == PT_LOAD);
+    loaded.any(|segment| begins_there(segment) == Some(true))
 }
 
 /// The segment that is added: behind everything else, in the file of `length` bytes and in memory.

@@ -103,16 +103,18 @@ fn precreate() -> u8 {
 fn isolate() {
     kernel::close_from(3);
     open_standard_streams();
-    // A reader who has gone is no reason to end.
-    let blocked = SigSet::from_iter([Signal::SIGPIPE]);
+    // A reader who has gone is no reason to end without a word, nor is a limit on the size of files.
+    let blocked = SigSet::from_iter([Signal::SIGPIPE, Signal::SIGXFSZ]);
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None);
     // A core file would be written where we are then, which may be a container.
     let _ =
         rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    // Each device node of a container takes one.
-    let files = rustix::process::getrlimit(Resource::Nofile);
-    let _ =
-        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+    // Each device node of a container takes a descriptor, and a copy of an emulator 17 MB.
+    for resource in [Resource::Nofile, Resource::Fsize] {
+        let limit = rustix::process::getrlimit(resource);
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        let _ = rustix::process::setrlimit(resource, raised);
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = std::env::set_current_dir("/");
 }

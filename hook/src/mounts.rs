@@ -1,5 +1,7 @@
 //! A process's mounts: one by one, as statmount(2) tells them, or all, as /proc/PID/mountinfo does
 //! (`proc_pid_mountinfo`(5)), which takes as long as there are many: those of the host are among them.
+//!
+//! Paths are bytes, as the kernel has them: an image chooses names, and need not choose text.
 
 use std::ffi::{CStr, OsString};
 use std::fs::File;
@@ -8,6 +10,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use linux_raw_sys::general::{
@@ -19,7 +22,7 @@ use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 
 use crate::kernel;
-use crate::message::Call;
+use crate::message::{Call, shown};
 
 /// Room for what statmount tells: its fixed part, and two paths.
 const STATMOUNT_MAX: usize = size_of::<statmount>() + 2 * 4096;
@@ -35,20 +38,21 @@ fn unique_mount_id(fd: impl AsFd) -> Result<u64> {
 }
 
 fn statx_mount_id(fd: impl AsFd, kind: StatxFlags) -> Result<u64> {
-    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, kind)
+    // The kernel knows it by itself; a file system that does not answer is not asked.
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, kind)
         .map(|statx| statx.stx_mnt_id)
         .call(|| "statx a mount id".into())
 }
 
-/// Our own mountinfo; what is no UTF-8 replaced.
-pub fn own() -> Result<String> {
+/// Our own mounts, in the order in which they were mounted.
+pub fn own() -> Result<Vec<Mount>> {
     const PATH: &str = "/proc/self/mountinfo";
     // As much as most have, so that few calls read it.
     let mut text = Vec::with_capacity(16 * 1024);
     File::open(PATH)
         .and_then(|mut file| file.read_to_end(&mut text))
         .call(|| format!("read {PATH}"))?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    parse(&text)
 }
 
 /// The mount namespace that this process is in.
@@ -64,10 +68,15 @@ pub fn enter_again(namespace: &OwnedFd, whose: &str) -> Result<()> {
         .call(|| format!("setns back into the {whose}'s mount namespace"))
 }
 
-/// The mount points of a process, by its mountinfo, in the order in which they were mounted.
-#[must_use]
-pub fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
-    mountinfo.lines().filter_map(Mount::parse).map(|mount| mount.point).collect()
+/// The mounts that a mountinfo tells of. Fails where a line is not understood: there might be
+/// anything.
+pub fn parse(mountinfo: &[u8]) -> Result<Vec<Mount>> {
+    let mount = |line: &[u8]| {
+        Mount::parse(line).with_context(|| {
+            format!("mountinfo has the line {}", shown(&String::from_utf8_lossy(line)))
+        })
+    };
+    mountinfo.strip_suffix(b"\n").unwrap_or(mountinfo).split(|b| *b == b'\n').map(mount).collect()
 }
 
 /// The mounts of a process.
@@ -75,24 +84,24 @@ pub fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
 pub enum Mounts {
     /// Those of the mount namespace with this number: the kernel tells of each that it is asked for.
     Namespace(u64),
-    /// Those of this mountinfo.
-    Mountinfo(String),
+    /// These are all.
+    Listed(Vec<Mount>),
 }
 
 impl Mounts {
     /// The mounts of a mount namespace, and the one that `place` lies on: by the kernel, if it has given the
-    /// `namespace` a number, or else by what `mountinfo` reads. Fails if `place` is on none of them.
+    /// `namespace` a number, or else of those that are `listed`. Fails if `place` is on none of them.
     pub fn of(
         namespace: Option<u64>,
         place: impl AsFd,
-        mountinfo: impl FnOnce() -> Result<String>,
+        listed: impl FnOnce() -> Result<Vec<Mount>>,
     ) -> Result<(Self, Mount)> {
         if let Some(mounts) = namespace.map(Self::Namespace)
             && let Ok(mount) = mounts.at(&place)
         {
             return Ok((mounts, mount));
         }
-        let mounts = Self::Mountinfo(mountinfo()?);
+        let mounts = Self::Listed(listed()?);
         let mount = mounts.at(place)?;
         Ok((mounts, mount))
     }
@@ -101,7 +110,7 @@ impl Mounts {
     pub fn at(&self, place: impl AsFd) -> Result<Mount> {
         match self {
             Self::Namespace(_) => self.find(unique_mount_id(place)?),
-            Self::Mountinfo(_) => self.find(mount_id(place)?),
+            Self::Listed(_) => self.find(mount_id(place)?),
         }
     }
 
@@ -115,13 +124,13 @@ impl Mounts {
             Self::Namespace(namespace) => {
                 Mount::told_by_kernel(*namespace, id).call(|| format!("statmount {id}"))
             }
-            Self::Mountinfo(text) => Mount::find(text, id),
+            Self::Listed(mounts) => Mount::find(mounts, id).cloned(),
         }
     }
 }
 
 /// A mount.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// Its mount ID. The kernel has two kinds: those in mountinfo are used again, those that statmount
     /// wants are not.
@@ -140,24 +149,25 @@ pub struct Mount {
 
 impl Mount {
     /// Understands a line of mountinfo.
-    #[must_use]
-    pub fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split(' ');
-        let id = fields.next()?.parse().ok()?;
-        let parent = fields.next()?.parse().ok()?;
-        let (major, minor) = fields.next()?.split_once(':')?;
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = number(fields.next()?)?;
+        let parent = number(fields.next()?)?;
+        let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
         let device = (major.parse().ok()?, minor.parse().ok()?);
         let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
         // Behind the options, optional fields up to a lone "-".
-        let shared =
-            fields.skip(1).take_while(|field| *field != "-").any(|f| f.starts_with("shared:"));
+        let shared = fields
+            .skip(1)
+            .take_while(|field| *field != b"-")
+            .any(|field| field.starts_with(b"shared:"));
         Some(Self { id, parent, device, root, point, shared })
     }
 
-    /// The mount `id`. Fails if there is none.
-    pub fn find(mountinfo: &str, id: u64) -> Result<Self> {
-        let mut mounts = mountinfo.lines().filter_map(Self::parse);
+    /// The one of `mounts` with this `id`. Fails if there is none.
+    pub fn find(mounts: &[Self], id: u64) -> Result<&Self> {
         mounts
+            .iter()
             .find(|mount| mount.id == id)
             .with_context(|| format!("mount {id} is not in mountinfo"))
     }
@@ -217,17 +227,22 @@ impl Told<'_> {
     }
 }
 
+fn number<T: FromStr>(digits: &[u8]) -> Option<T> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
 /// A path as mountinfo writes it: blanks and backslashes are octal there (`seq_path` in the kernel).
-fn unescaped(path: &str) -> PathBuf {
-    let mut parts = path.split('\\');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+fn unescaped(path: &[u8]) -> PathBuf {
+    let mut parts = path.split(|byte| *byte == b'\\');
+    let mut bytes = parts.next().unwrap_or_default().to_vec();
     for part in parts {
-        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+        let octal = part.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);
-                bytes.extend(&part.as_bytes()[3..]);
+                bytes.extend(&part[3..]);
             }
-            None => bytes.extend(part.as_bytes()),
+            None => bytes.extend(part),
         }
     }
     PathBuf::from(OsString::from_vec(bytes))
@@ -235,6 +250,7 @@ fn unescaped(path: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
 
     use super::*;
@@ -251,10 +267,8 @@ mod tests {
                     assert_eq!(path, "/", "what the root is mounted on is not to be seen");
                     continue;
                 };
-                let line = own().unwrap();
-                let mut same = line.lines().filter_map(Mount::parse);
                 assert!(
-                    same.any(|m| (m.device, &m.root, &m.point, m.shared)
+                    own().unwrap().iter().any(|m| (m.device, &m.root, &m.point, m.shared)
                         == (device, &root, &point, shared)),
                     "{path}: {device:?} {root:?} {point:?}"
                 );
@@ -264,29 +278,33 @@ mod tests {
 
     #[test]
     fn reads_mountinfo() {
-        let mountinfo = "\
+        let mountinfo = b"\
 22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw
 23 1 0:22 / /proc rw,relatime - proc proc rw
 24 1 0:23 /a /shared:9 rw,relatime master:5 - tmpfs shared:1 rw
 25 1 254:24 / /x rw shared:7 master:5 - tmpfs x rw
-broken
+26 22 0:22 / /sys/a\\040b\\134c\\012\xff rw shared:1 - tmpfs x rw
 ";
+        let mounts = parse(mountinfo).unwrap();
         for (id, shared) in [(22, true), (23, false), (24, false), (25, true)] {
-            assert_eq!(Mount::find(mountinfo, id).unwrap().shared, shared, "mount {id}");
+            assert_eq!(Mount::find(&mounts, id).unwrap().shared, shared, "mount {id}");
         }
-        let mount = Mount::find(mountinfo, 24).unwrap();
+        let mount = Mount::find(&mounts, 24).unwrap();
         assert_eq!((&*mount.root, &*mount.point), (Path::new("/a"), Path::new("/shared:9")));
         assert_eq!(mount.device, (0, 23));
-        assert_eq!(Mount::find(mountinfo, 25).unwrap().parent, 1);
-        assert!(Mount::find(mountinfo, 2).is_err());
+        assert_eq!(Mount::find(&mounts, 25).unwrap().parent, 1);
+        assert!(Mount::find(&mounts, 2).is_err());
+        let point = &Mount::find(&mounts, 26).unwrap().point;
+        assert_eq!(point.as_os_str().as_bytes(), b"/sys/a b\\c\n\xff", "by its bytes");
     }
 
     #[test]
-    fn knows_mount_points() {
-        let mountinfo = "\
-22 1 0:21 / /sys rw - sysfs sysfs rw
-23 22 0:22 / /sys/a\\040b\\134c rw shared:1 - tmpfs x rw
-";
-        assert_eq!(mount_points(mountinfo), ["/sys", "/sys/a b\\c"].map(PathBuf::from));
+    fn a_line_that_is_not_understood_is_not_left_out() {
+        for line in ["broken", "22 1 0:21 /", "x 1 0:21 / /proc rw - proc proc rw", "22 1 0 / / r"]
+        {
+            let mountinfo = format!("23 1 0:22 / /proc rw,relatime - proc proc rw\n{line}\n");
+            let error = parse(mountinfo.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(line), "{error}");
+        }
     }
 }

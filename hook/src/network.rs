@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::container::Process;
+use crate::lookup;
 use crate::message::{Call, shown};
 
 /// Sets `sysctls` in the network namespace of the container's `process`, and stays there.
@@ -39,9 +40,8 @@ pub fn set_sysctls(process: &Process, sysctls: &BTreeMap<String, String>) -> Res
         let path =
             path.strip_prefix("net").with_context(|| format!("{}: not of a network", call()))?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve).call(call)?;
+        let file = lookup::openat2(&directory, path, OFlags::WRONLY, Mode::empty(), resolve);
+        let file = file.call(call)?;
         File::from(file).write_all(value.as_bytes()).call(call)?;
     }
     Ok(())

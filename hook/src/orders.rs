@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::arch::{self, Arch};
+use crate::bound::Bound;
 
 /// What `create-runtime` has to do for a container that `precreate` has changed, or that was given a
 /// device. It travels as arguments of the hook in config.json, where no image can put anything.
@@ -11,19 +12,23 @@ use crate::arch::{self, Arch};
 pub struct Orders {
     /// Whether the container's root is the owner of the engine's files: every id is itself.
     pub owns_host_files: bool,
+    /// What of the machine's is bound where the container was to have its own.
+    pub bound: Vec<Bound>,
     /// Whether the container enters a network namespace that was made outside of its user
     /// namespace.
     pub enters_network: bool,
     /// What is to be set in that network namespace, with the rights of its owner.
     pub sysctls: BTreeMap<String, String>,
-    /// The architectures that a CDI device asks for.
+    /// The architectures that CDI devices ask for, none twice.
     pub devices: Vec<&'static Arch>,
 }
 
 impl Orders {
     const OWNS_HOST_FILES: &str = "--owns-host-files";
     const ENTERS_NETWORK: &str = "--enters-network";
-    const SYSCTL: &str = "--sysctl=";
+    const BOUND: &str = "--bound=";
+    /// Followed by name and value: a name can have any character but a blank.
+    const SYSCTL: &str = "--sysctl";
     const ARCH: &str = "--arch=";
 
     /// As arguments of `create-runtime`.
@@ -35,26 +40,36 @@ impl Orders {
         ];
         let flags =
             flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.to_owned());
-        let sysctls =
-            self.sysctls.iter().map(|(key, value)| format!("{}{key}={value}", Self::SYSCTL));
+        let bound = self.bound.iter().map(|bound| format!("{}{}", Self::BOUND, bound.fs_type()));
+        let sysctls = self
+            .sysctls
+            .iter()
+            .flat_map(|(key, value)| [Self::SYSCTL.to_owned(), key.clone(), value.clone()]);
         let devices = self.devices.iter().map(|arch| format!("{}{}", Self::ARCH, arch.name));
-        flags.chain(sysctls).chain(devices).collect()
+        flags.chain(bound).chain(sysctls).chain(devices).collect()
     }
 
     /// Understands the arguments of `create-runtime`. `None` if one is not understood.
     #[must_use]
     pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
         let mut orders = Self::default();
-        for argument in arguments {
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
             match *argument {
                 Self::OWNS_HOST_FILES => orders.owns_host_files = true,
                 Self::ENTERS_NETWORK => orders.enters_network = true,
-                _ if let Some(name) = argument.strip_prefix(Self::ARCH) => {
-                    orders.devices.push(arch::find(name)?);
+                Self::SYSCTL => {
+                    let (key, value) = (arguments.next()?, arguments.next()?);
+                    orders.sysctls.insert((*key).to_owned(), (*value).to_owned());
+                }
+                _ if let Some(fs_type) = argument.strip_prefix(Self::BOUND) => {
+                    orders.bound.push(Bound::ALL.into_iter().find(|b| b.fs_type() == fs_type)?);
                 }
                 _ => {
-                    let (key, value) = argument.strip_prefix(Self::SYSCTL)?.split_once('=')?;
-                    orders.sysctls.insert(key.to_owned(), value.to_owned());
+                    let arch = arch::find(argument.strip_prefix(Self::ARCH)?)?;
+                    if !orders.devices.contains(&arch) {
+                        orders.devices.push(arch);
+                    }
                 }
             }
         }
@@ -68,9 +83,10 @@ mod tests {
 
     #[test]
     fn arguments_are_understood_as_they_were_made() {
-        let sysctls = [("net.a", "1 2"), ("net.b", "x=y")];
+        let sysctls = [("net.a", "1 2"), ("net.b=c", "x=y"), ("net.c", "--sysctl")];
         let orders = Orders {
             owns_host_files: true,
+            bound: vec![Bound::Proc, Bound::Sysfs],
             enters_network: true,
             sysctls: sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             devices: vec![arch::find("arm64").unwrap(), arch::find("s390x").unwrap()],
@@ -79,8 +95,22 @@ mod tests {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         assert_eq!(Orders::from_arguments(&arguments), Some(orders));
         assert_eq!(Orders::from_arguments(&[]), Some(Orders::default()));
-        for wrong in ["--sysctl", "--sysctl=net.a", "--enters-network=1", "--arch=arm65", "x"] {
+        for wrong in [
+            "--sysctl",
+            "--sysctl=net.a",
+            "--enters-network=1",
+            "--arch=arm65",
+            "--bound=tmpfs",
+            "x",
+        ] {
             assert_eq!(Orders::from_arguments(&[wrong]), None, "{wrong}");
         }
+        assert_eq!(Orders::from_arguments(&["--sysctl", "net.a"]), None);
+    }
+
+    #[test]
+    fn a_device_that_is_given_twice_asks_once() {
+        let orders = Orders::from_arguments(&["--arch=arm64", "--arch=s390x", "--arch=aarch64"]);
+        assert_eq!(orders.unwrap().devices, ["arm64", "s390x"].map(|n| arch::find(n).unwrap()));
     }
 }

@@ -4,29 +4,32 @@
 //! The mapping is the identity, so files, volumes and users stay as they are. What a runtime cannot
 //! do in such a namespace is arranged otherwise, left to `create-runtime` ([`Orders`]), or said.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize};
+use rustix::io::Errno;
+use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::arch::Arch;
+use crate::bound::Bound;
 use crate::detect::{self, Detected};
 use crate::devices::{self, Device};
 use crate::emulator;
-use crate::instance::{BINFMT_MISC, Visible};
+use crate::idmap::IdMapping;
+use crate::instance::Visible;
 use crate::json::Object;
 use crate::labels::{self, Label};
 use crate::log::{Log, Severity};
-use crate::message::{self, shown};
-use crate::mounts;
+use crate::lookup;
+use crate::message::{self, Call, shown};
 use crate::oci::{self, Namespace};
 use crate::orders::Orders;
 use crate::policy::{Policy, Userns};
@@ -38,6 +41,11 @@ use crate::trust::{Host, LazyHost};
 /// To listen on a port below it takes `CAP_NET_BIND_SERVICE` over the user namespace that owns the
 /// network (ip(7)).
 const PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
+
+/// What of the machine's /proc changes the machine. Engines make it read-only, unless the container is
+/// privileged or says otherwise; where its root is the machine's in nothing but files, it always is.
+const READ_ONLY: [&str; 5] =
+    ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
 /// The part of a config.json that says whether it is for us; whatever else is in it then does not
 /// matter.
@@ -51,6 +59,23 @@ struct Asking {
     command: Option<oci::Command>,
     #[serde(default, deserialize_with = "oci::if_understood")]
     linux: Option<Cgroup>,
+    #[serde(default, deserialize_with = "oci::if_understood")]
+    hooks: Option<Hooks>,
+}
+
+/// Those that are ours may be there for a CDI device.
+#[derive(Debug, Default, Deserialize)]
+struct Hooks {
+    #[serde(rename = "createRuntime", default, deserialize_with = "oci::or_default")]
+    create_runtime: Vec<Hook>,
+    #[serde(default, deserialize_with = "oci::or_default")]
+    prestart: Vec<Hook>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Hook {
+    #[serde(default, deserialize_with = "oci::or_default")]
+    args: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,13 +102,25 @@ impl Asking {
         labels::find(&labels::bundle_of(self.id()?, &self.root.as_ref()?.path)?, host)
     }
 
-    /// What tells in the container's file system, which Podman has mounted by now; its volumes are
-    /// not there yet.
-    fn detect(&self) -> Option<Detected> {
-        let root = &self.root.as_ref().filter(|root| root.path.is_absolute())?.path;
+    /// The container's root directory, which Podman has mounted by now; its volumes are not there yet.
+    fn open_root(&self) -> Result<OwnedFd> {
+        let root = self.root.as_ref().filter(|root| root.path.is_absolute());
+        let path = &root.context("config.json names no root directory")?.path;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
-        detect::detect(root.as_fd(), self.command.as_ref()?)
+        rustix::fs::open(path, flags, Mode::empty()).call(|| format!("open {}", path.display()))
+    }
+
+    /// What tells in the container's file system.
+    fn detect(&self) -> Option<Detected> {
+        detect::detect(self.open_root().ok()?.as_fd(), self.command.as_ref()?)
+    }
+
+    /// What CDI devices ask for.
+    fn devices(&self) -> Vec<&'static Arch> {
+        let hooks = self.hooks.iter().flat_map(|hooks| [&hooks.create_runtime, &hooks.prestart]);
+        let arguments = hooks.flatten().filter_map(|hook| our_arguments(&hook.args));
+        let arguments: Vec<&str> = arguments.flatten().map(String::as_str).collect();
+        Orders::from_arguments(&arguments).unwrap_or_default().devices
     }
 }
 
@@ -131,16 +168,6 @@ struct Linux {
     devices: Vec<Device>,
 }
 
-/// An element of config.json's `uidMappings` and `gidMappings`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct IdMapping {
-    #[serde(rename = "containerID")]
-    container: u32,
-    #[serde(rename = "hostID")]
-    host: u32,
-    size: u32,
-}
-
 /// What the runtime will find: in the namespaces of this process.
 #[derive(Debug)]
 struct Engine {
@@ -148,8 +175,6 @@ struct Engine {
     scope: Scope,
     uid_map: Vec<IdMapping>,
     gid_map: Vec<IdMapping>,
-    /// Where something is mounted.
-    mounts: Vec<PathBuf>,
     /// The first port that needs no right, in the engine's network.
     port_start: u32,
     /// The container's devices that are not at the same path here, and where they are.
@@ -169,56 +194,16 @@ enum Network {
     Host,
 }
 
-/// A file system that can be mounted only with rights over the namespace that it shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bound {
-    Sysfs,
-    Proc,
-}
-
-impl Bound {
-    fn fs_type(self) -> &'static str {
-        match self {
-            Self::Sysfs => "sysfs",
-            Self::Proc => "proc",
-        }
-    }
-
-    fn is(self, mount: &Mount) -> bool {
-        mount.fs_type == self.fs_type()
-    }
-
-    /// Where the engine has it.
-    fn source(self) -> &'static str {
-        match self {
-            Self::Sysfs => "/sys",
-            Self::Proc => "/proc",
-        }
-    }
-
-    /// How it is mounted. The older `ro` too, for a runtime that does not know the recursive one.
-    fn options(self) -> &'static [&'static str] {
-        match self {
-            Self::Sysfs => &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"],
-            Self::Proc => &["rbind", "rprivate", "nosuid", "noexec", "nodev"],
-        }
-    }
-}
-
 /// What is to be changed in a config.json.
 #[derive(Debug, PartialEq, Eq)]
 struct Rewrite {
     uid_map: Vec<IdMapping>,
     gid_map: Vec<IdMapping>,
-    /// What cannot be mounted there, and becomes a bind of the engine's.
-    bound: Vec<Bound>,
     /// Whether the message queues are left out: they can be neither mounted nor bound.
     drops_mqueue: bool,
-    /// What the binds would show beyond those file systems.
-    masked: Vec<PathBuf>,
     /// Devices that become binds, and of what.
     devices: BTreeMap<PathBuf, PathBuf>,
-    /// Left to `create-runtime`.
+    /// Left to `create-runtime`; with what cannot be mounted there, and becomes a bind of the engine's.
     orders: Orders,
     /// What the container cannot have.
     warnings: Vec<String>,
@@ -280,7 +265,7 @@ pub fn run() -> Result<Vec<String>> {
 /// Decides what is to become of the config.json `text`.
 fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
     let mut evidence = Evidence {
-        devices: Vec::new(),
+        devices: asking.devices(),
         label: None,
         detected: asking.detect(),
         toolbx: asking.command.as_ref().and_then(toolbx::architecture),
@@ -291,7 +276,7 @@ fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
         evidence.label = host.get().ok().and_then(|host| asking.label(host));
     }
     let Some(need) = evidence.need() else { return Ok(Outcome::NotAsked) };
-    match (need, rewritten(text, &evidence, need, &host)) {
+    match (need, rewritten(text, asking, &evidence, need, &host)) {
         (Need::Asked, outcome) => outcome,
         // The container can do without: create-runtime says what is to be said.
         (_, outcome) => Ok(outcome.unwrap_or_else(|why| Outcome::Left(message::line(&why)))),
@@ -299,7 +284,13 @@ fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
 }
 
 /// Gives the container a user namespace, if it is to have one.
-fn rewritten(text: &str, evidence: &Evidence, need: Need, host: &LazyHost) -> Result<Outcome> {
+fn rewritten(
+    text: &str,
+    asking: &Asking,
+    evidence: &Evidence,
+    need: Need,
+    host: &LazyHost,
+) -> Result<Outcome> {
     let host = host.get()?;
     let policy = Policy::load(host)?;
     let Request::Emulate(wish) = request::decide(evidence, &policy, Arch::is_native)? else {
@@ -323,7 +314,11 @@ fn rewritten(text: &str, evidence: &Evidence, need: Need, host: &LazyHost) -> Re
     if config.namespace("user").is_some() {
         return Ok(Outcome::NotAsked);
     }
-    let rewrite = Engine::current(scope, &config).and_then(|engine| plan(&config, &engine));
+    let rewrite = Engine::current(scope, &config).and_then(|engine| {
+        let rewrite = plan(&config, &engine)?;
+        ensure_lands_where_it_should(&asking.open_root()?, &config, &rewrite.orders.bound)?;
+        Ok(rewrite)
+    });
     match rewrite.and_then(|rewrite| Ok((apply(text, &rewrite)?, rewrite))) {
         Ok((text, rewrite)) => Ok(Outcome::Rewritten { text, warnings: rewrite.warnings }),
         // Nobody insists, and the container can be served as it is.
@@ -369,16 +364,28 @@ impl Config {
         Ok(())
     }
 
+    fn mounts_of(&self, bound: Bound) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(move |mount| is_of(mount, bound))
+    }
+
     /// Fails where a file system that becomes a bind has options that only a mount of its own can
-    /// have.
-    fn ensure_bind_can_have_options(&self, bound: Bound) -> Result<()> {
-        let options = self.mounts.iter().filter(|mount| bound.is(mount)).flat_map(|m| &m.options);
-        match options.into_iter().find(|option| option.contains('=')) {
+    /// have, or is to be at a place that is not looked after.
+    fn ensure_can_be_bound(&self, bound: Bound) -> Result<()> {
+        let path = bound.path().display();
+        if let Some(mount) = self.mounts_of(bound).find(|mount| mount.destination != bound.path()) {
+            bail!(
+                "its {} at {} cannot be mounted in a user namespace that does not own what it \
+                 shows; mount it at {path}, or use --userns=auto",
+                bound.fs_type(),
+                message::path(&mount.destination)
+            );
+        }
+        let mut options = self.mounts_of(bound).flat_map(|mount| &mount.options);
+        match options.find(|option| option.contains('=')) {
             None => Ok(()),
             Some(option) => bail!(
-                "its {} with the option {} cannot be mounted in a user namespace that does not own \
-                 what it shows; leave out the option, or use --userns=auto",
-                bound.source(),
+                "its {path} with the option {} cannot be mounted in a user namespace that does not \
+                 own what it shows; leave out the option, or use --userns=auto",
                 shown(option)
             ),
         }
@@ -415,38 +422,6 @@ fn is_made_by_podman(path: &Path) -> bool {
             .is_some_and(|name| name.strip_prefix("netns-").is_some_and(is_uuid))
 }
 
-impl IdMapping {
-    fn overlaps(&self, other: &Self) -> bool {
-        let meet = |a: u32, b: u32| {
-            let (a, b) = (u64::from(a), u64::from(b));
-            a < b + u64::from(other.size) && b < a + u64::from(self.size)
-        };
-        meet(self.container, other.container) || meet(self.host, other.host)
-    }
-
-    /// The identity over the ids that a `uid_map` or `gid_map` has; line by line, since the kernel
-    /// takes no mapping that spans two of its parent's.
-    ///
-    /// Without the very last id, which nobody uses: by the whole range, runtimes and systemd in the
-    /// container would take its namespace for the initial one, and try what they may not.
-    fn identity(map: &str) -> Result<Vec<Self>> {
-        let line = |line: &str| {
-            let mut fields = line.split_ascii_whitespace().map(str::parse);
-            let (Some(Ok(id)), Some(Ok(size))) = (fields.next(), fields.nth(1)) else {
-                bail!("cannot understand the id mapping {line:?}");
-            };
-            Ok(Self { container: id, host: id, size: u32::min(size, u32::MAX - 1) })
-        };
-        map.lines().map(line).collect()
-    }
-}
-
-impl std::fmt::Display for IdMapping {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}", self.container, self.host, self.size)
-    }
-}
-
 impl Engine {
     fn current(scope: Scope, config: &Config) -> Result<Self> {
         let read =
@@ -456,7 +431,6 @@ impl Engine {
             scope,
             uid_map: IdMapping::identity(&read("/proc/self/uid_map")?)?,
             gid_map: IdMapping::identity(&read("/proc/self/gid_map")?)?,
-            mounts: mounts::mount_points(&mounts::own()?),
             port_start: read(&port_start)?.trim_end().parse().unwrap_or(1024),
             devices: devices::elsewhere(config.linux.as_ref().map_or(&[], |linux| &linux.devices))?,
         })
@@ -473,27 +447,25 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
          namespace made later; leave out --pid, or give both the same one: run the other container \
          with --userns=auto, and this one with --userns=container: and --pid=container:"
     );
-    if pid.is_none() {
-        config.ensure_bind_can_have_options(Bound::Proc)?;
-    }
     let network = config.network();
     let own_ipc = config.namespace("ipc").is_some_and(|ns| ns.path.is_none());
-    let mut bound = Vec::new();
-    if network != Network::RuntimeMade {
-        bound.push(Bound::Sysfs);
-    }
-    if pid.is_none() {
-        bound.push(Bound::Proc);
-    }
+    let is_bound = |bound: &Bound| match bound {
+        Bound::Sysfs => network != Network::RuntimeMade,
+        Bound::Proc => pid.is_none(),
+    };
+    let bound: Vec<_> = Bound::ALL
+        .into_iter()
+        .filter(|bound| is_bound(bound) && config.mounts_of(*bound).next().is_some())
+        .collect();
+    bound.iter().try_for_each(|bound| config.ensure_can_be_bound(*bound))?;
     Ok(Rewrite {
         uid_map: engine.uid_map.clone(),
         gid_map: engine.gid_map.clone(),
-        masked: masked(config, engine, &bound),
-        bound,
         devices: engine.devices.clone(),
         drops_mqueue: !own_ipc,
         orders: Orders {
             owns_host_files: true,
+            bound,
             enters_network: matches!(network, Network::EngineMade | Network::Joined),
             sysctls: sysctls(config, network),
             devices: Vec::new(),
@@ -502,36 +474,46 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
     })
 }
 
-/// What is mounted below the engine's /sys and /proc, and would come along: it is not in the file
-/// systems that the container was to get, and with the identity mapping its root is root there.
+/// Fails where a link of the image would lead elsewhere what the runtime is to bind of the machine's: at
+/// the places of what is `bound`, and of device nodes. For file systems of these types, and for nodes
+/// that it makes, a runtime looks at that itself, or it does not matter.
 ///
-/// Not where the container has a mount of its own. But always where the machine's binfmt_misc may be
-/// mounted at any time: ours, which may be below the mask, works all the same.
-fn masked(config: &Config, engine: &Engine, bound: &[Bound]) -> Vec<PathBuf> {
-    let always = PathBuf::from(BINFMT_MISC);
-    // What holds others first.
-    let points: BTreeSet<_> = engine.mounts.iter().chain([&always]).collect();
-    let mut masked: Vec<PathBuf> = Vec::new();
-    let is_bound = |mount| bound.iter().find(|bound| bound.is(mount)).map(|bound| (mount, bound));
-    for (mount, bound) in config.mounts.iter().filter_map(is_bound) {
-        for point in &points {
-            let Ok(below) = point.strip_prefix(bound.source()) else { continue };
-            let place = mount.destination.join(below);
-            let covered = |other: &Mount| {
-                other.destination != mount.destination
-                    && place.starts_with(&other.destination)
-                    && other.destination.starts_with(&mount.destination)
-            };
-            if below.as_os_str().is_empty()
-                || config.mounts.iter().any(covered)
-                || masked.iter().any(|masked| place.starts_with(masked))
-            {
-                continue;
+/// What is in volumes, and what has changed by then, is for [`crate::guard`].
+fn ensure_lands_where_it_should(root: &OwnedFd, config: &Config, bound: &[Bound]) -> Result<()> {
+    let devices = config.linux.iter().flat_map(|linux| &linux.devices).map(|d| &*d.path);
+    let places = bound.iter().map(|bound| bound.path()).chain([Path::new("/dev")]).chain(devices);
+    for place in places {
+        // What a mount hides does not matter: only where that is.
+        let on = config.mounts.iter().map(|mount| &*mount.destination);
+        let on = on.filter(|on| place.starts_with(on)).max_by_key(|on| on.components().count());
+        let path = on.unwrap_or(place);
+        let below = path.strip_prefix("/").unwrap_or(path);
+        match lookup::plain_location(root, below) {
+            Ok(_) | Err(Errno::NOENT) => {}
+            found => {
+                found.call(|| format!("openat2 {}", message::path(path))).with_context(|| {
+                    format!(
+                        "{} is to be the machine's, and the image leads elsewhere; use \
+                         --userns=auto, or an image in which that is no link",
+                        message::path(place)
+                    )
+                })?;
             }
-            masked.push(place);
         }
     }
-    masked
+    Ok(())
+}
+
+fn is_of(mount: &Mount, bound: Bound) -> bool {
+    mount.fs_type == bound.fs_type()
+}
+
+/// How it is bound. The older `ro` too, for a runtime that does not know the recursive one.
+fn bind_options(bound: Bound) -> &'static [&'static str] {
+    match bound {
+        Bound::Sysfs => &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"],
+        Bound::Proc => &["rbind", "rprivate", "nosuid", "noexec", "nodev"],
+    }
 }
 
 /// What is to be set in the container's network from outside, since that belongs to the engine's
@@ -631,12 +613,12 @@ fn rewritten_linux(linux: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
         });
         linux.set("devices", &devices)?;
     }
-    if !rewrite.masked.is_empty() {
-        let mut masked = linux.list("maskedPaths")?;
-        for path in &rewrite.masked {
-            masked.push(to_raw_value(path)?);
-        }
-        linux.set("maskedPaths", &masked)?;
+    if rewrite.orders.bound.contains(&Bound::Proc) {
+        let mut paths: Vec<PathBuf> = linux.read("readonlyPaths")?.unwrap_or_default();
+        paths.extend(READ_ONLY.map(PathBuf::from));
+        paths.sort();
+        paths.dedup();
+        linux.set("readonlyPaths", &paths)?;
     }
     Ok(to_raw_value(&linux)?)
 }
@@ -648,9 +630,9 @@ fn rewritten_mounts(mounts: &[Box<RawValue>], rewrite: &Rewrite) -> Result<Vec<B
         if rewrite.drops_mqueue && mount.fs_type == "mqueue" {
             continue;
         }
-        rewritten.push(match rewrite.bound.iter().find(|bound| bound.is(&mount)) {
+        rewritten.push(match rewrite.orders.bound.iter().find(|bound| is_of(&mount, **bound)) {
             None => text.clone(),
-            Some(bound) => bind(bound.source().as_ref(), &mount.destination, bound.options())?,
+            Some(bound) => bind(bound.path(), &mount.destination, bind_options(*bound))?,
         });
     }
     for (destination, source) in &rewrite.devices {
@@ -675,7 +657,7 @@ fn rewritten_hooks(hooks: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
             let text = entry.get().to_owned();
             let mut hook = Object::parse(&text).context(stage)?;
             let mut args: Vec<String> = hook.read("args")?.unwrap_or_default();
-            if is_ours(&args) {
+            if our_arguments(&args).is_some() {
                 found = true;
                 args.extend(rewrite.orders.arguments());
                 hook.set("args", &args)?;
@@ -694,12 +676,15 @@ fn rewritten_hooks(hooks: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
     Ok(to_raw_value(&hooks)?)
 }
 
-/// Whether a hook's arguments are those of ours, possibly started by another program.
-fn is_ours(args: &[String]) -> bool {
-    args.windows(2).any(|pair| {
+/// The arguments of `create-runtime`, if these are those of our hook, possibly started by another
+/// program.
+fn our_arguments(args: &[String]) -> Option<&[String]> {
+    let is_ours = |pair: &[String]| {
         Path::new(&pair[0]).file_name().is_some_and(|name| name == "toolbx-arch-hook")
             && ["create-runtime", "prestart"].contains(&&*pair[1])
-    })
+    };
+    let at = args.windows(2).position(is_ours)?;
+    Some(&args[at + 2..])
 }
 
 #[cfg(test)]

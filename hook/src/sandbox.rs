@@ -28,6 +28,7 @@ use crate::hook::{Carry, Form, Plan, Program};
 use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
 use crate::kernel;
 use crate::launcher;
+use crate::lookup;
 use crate::message::{self, Call};
 use crate::mounts;
 use crate::request::Need;
@@ -211,7 +212,7 @@ fn enter(container: &Container) -> Result<()> {
         // EINVAL for the one the process is in already.
         namespaces |= ThreadNameSpaceType::USER;
     }
-    rustix::thread::move_into_thread_name_spaces(container.pidfd.as_fd(), namespaces)
+    rustix::thread::move_into_thread_name_spaces(container.process.pidfd.as_fd(), namespaces)
         .call(|| format!("setns into container {}", container.id))?;
     if container.enters_user_namespace {
         become_root()?;
@@ -337,7 +338,7 @@ fn taken() -> String {
 /// Opens `name` in `dir`, on the same mount and not through a link. If it creates a file, with `mode`.
 fn step(dir: &OwnedFd, name: &OsStr, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode), resolve)
+    lookup::openat2(dir, name, flags, Mode::from_raw_mode(mode), resolve)
 }
 
 /// Makes the binfmt_misc of the user namespace that the process is in, if it has none yet, ready to

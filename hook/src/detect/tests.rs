@@ -132,6 +132,9 @@ fn scripts_lead_to_their_interpreters() {
     for (script, expected) in [
         (&b"#!/bin/sh\necho"[..], sh.clone()),
         (b"#! \t/bin/sh -e", sh.clone()),
+        (b"#!\r/bin/sh\n", None), // a name that begins with a carriage return
+        (b"#!\x0c/bin/sh\n", None),
+        (b"#!/bin/sh\r\n", None),
         (b"#!/bin/sh\0\n", sh.clone()),
         (b"#!bin/sh\n", None), // below the working directory there is none
         (b"#!", None),

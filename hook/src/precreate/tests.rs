@@ -23,6 +23,7 @@ fn podman() -> serde_json::Value {
             ],
             "sysctl": {"net.ipv4.ping_group_range": "0 0", "kernel.msgmax": "1"},
             "maskedPaths": ["/proc/kcore"],
+            "readonlyPaths": ["/proc/irq", "/x"],
         },
         "annotations": {"toolbx.arch": "arm64"},
     })
@@ -33,20 +34,6 @@ fn engine() -> Engine {
         scope: Scope::Host,
         uid_map: IdMapping::identity("         0          0 4294967295\n").unwrap(),
         gid_map: IdMapping::identity("0 0 1000\n1000 5000 10\n").unwrap(),
-        mounts: [
-            "/",
-            "/sys",
-            "/sys/kernel/debug/tracing",
-            "/sys/kernel/debug",
-            "/sys/fs/cgroup",
-            "/proc",
-            "/sys/fs/cgroup/memory",
-            "/proc/sys/fs/binfmt_misc",
-            "/proc/fs/nfsd",
-            "/system",
-        ]
-        .map(PathBuf::from)
-        .to_vec(),
         port_start: 1024,
         devices: BTreeMap::new(),
     }
@@ -102,7 +89,7 @@ fn a_network_made_by_the_engine() {
                {"containerID": 1000, "hostID": 1000, "size": 10}])
     );
     assert_eq!(linux["sysctl"], json!({"kernel.msgmax": "1"}));
-    assert_eq!(linux["maskedPaths"], json!(["/proc/kcore", "/sys/kernel/debug"]));
+    assert_eq!(linux["maskedPaths"], json!(["/proc/kcore"]));
     assert_eq!(
         config["hooks"]["createRuntime"][0]["args"],
         json!([
@@ -110,8 +97,13 @@ fn a_network_made_by_the_engine() {
             "create-runtime",
             "--owns-host-files",
             "--enters-network",
-            "--sysctl=net.ipv4.ip_unprivileged_port_start=0",
-            "--sysctl=net.ipv4.ping_group_range=0 0"
+            "--bound=sysfs",
+            "--sysctl",
+            "net.ipv4.ip_unprivileged_port_start",
+            "0",
+            "--sysctl",
+            "net.ipv4.ping_group_range",
+            "0 0"
         ])
     );
     assert_eq!(mount_types(&config), ["proc", "tmpfs", "bind", "mqueue", "cgroup"]);
@@ -156,7 +148,8 @@ fn devices_of_another_name_are_bound() {
 fn namespaces_of_others() {
     // The host's network: no sysctl may be set there, and ports are out of reach.
     let host = planned(&with_namespace("network", Way::Shares)).unwrap();
-    assert_eq!(host.orders, Orders { owns_host_files: true, ..Orders::default() });
+    let bound = vec![Bound::Sysfs];
+    assert_eq!(host.orders, Orders { owns_host_files: true, bound, ..Orders::default() });
     assert!(host.warnings[0].contains("ports below 1024"), "{host:?}");
     // Another container's, or one that the user made: only what was asked for.
     for path in
@@ -172,15 +165,17 @@ fn namespaces_of_others() {
     }
     let pid = rewritten(&with_namespace("pid", Way::Shares));
     assert_eq!(pid["mounts"][0]["source"], "/proc");
-    assert_eq!(
-        pid["linux"]["maskedPaths"],
-        json!(["/proc/kcore", "/proc/fs/nfsd", "/proc/sys/fs/binfmt_misc", "/sys/kernel/debug"])
-    );
-    // Whether it is mounted by now or not.
+    let args = pid["hooks"]["createRuntime"][0]["args"].as_array().unwrap();
+    assert!(args.contains(&json!("--bound=proc")) && args.contains(&json!("--bound=sysfs")));
+    let read_only =
+        ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/x"];
+    assert_eq!(pid["linux"]["readonlyPaths"], json!(read_only), "those that were there, and these");
     let mut config = with_namespace("pid", Way::Shares);
-    let bare = Engine { mounts: Vec::new(), ..engine() };
-    let masked = plan(&serde_json::from_value(config.clone()).unwrap(), &bare).unwrap().masked;
-    assert_eq!(masked, [Path::new("/proc/sys/fs/binfmt_misc")]);
+    config["mounts"][0]["destination"] = "/other".into();
+    let error = planned(&config).unwrap_err().to_string();
+    assert!(error.contains("its proc at /other cannot be mounted"), "{error}");
+    config["mounts"][0]["destination"] = "/proc/".into();
+    planned(&config).unwrap();
     config["mounts"][0]["options"] = json!(["nosuid", "hidepid=2"]);
     let error = planned(&config).unwrap_err().to_string();
     assert!(error.contains("hidepid=2"), "{error}");

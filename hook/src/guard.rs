@@ -1,0 +1,273 @@
+//! Guards in the place of those that `precreate` takes away.
+//!
+//! A runtime refuses a /proc or /sys that is a link, makes device nodes that are the container's own, and
+//! knows what is mounted below /proc and /sys, since it has mounted them itself. Nothing of that holds
+//! for what is bound from the machine instead (docs/security.md has the whole list). So, before a
+//! program of the container runs, it is looked at what has come of it, by descriptors, and made
+//! harmless. What cannot be looked at is an error: the container is not to be started then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{AtFlags, FileType, StatxFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::thread::ThreadNameSpaceType;
+
+use crate::bound::Bound;
+use crate::container::Process;
+use crate::kernel;
+use crate::lookup;
+use crate::message::{self, Call};
+use crate::mounts::{self, Mount, mount_id};
+use crate::oci;
+
+/// Puts up the guards for a container that `precreate` has changed: for what is `bound` there, and
+/// for its device nodes. `asked` are the mounts of its config.json.
+///
+/// Fails where something of the machine's is not where it should be, or cannot be examined.
+pub fn put_up(
+    process: &Process,
+    rootfs: &OwnedFd,
+    bound: &[Bound],
+    asked: &[oci::Mount],
+) -> Result<()> {
+    let mounts = process.mountinfo()?;
+    let tree = Tree::of(&mounts, rootfs)?;
+    let mut guards = Guards { read_only: device_nodes(rootfs, &tree)?, ..Guards::default() };
+    for bound in bound {
+        guards.add(*bound, rootfs, &tree, asked).with_context(|| {
+            format!(
+                "the machine's {0} in the container; use --userns=auto, or a network and pid \
+                 namespace of the container's own",
+                bound.path().display()
+            )
+        })?;
+    }
+    guards.put_up(process)
+}
+
+/// Makes the machine's device nodes in the container read-only, so that its root, who owns them, changes
+/// neither their mode nor their owner. What is read from the devices and written to them is not
+/// affected.
+pub fn protect_devices(process: &Process, rootfs: &OwnedFd) -> Result<()> {
+    put_up(process, rootfs, &[], &[])
+}
+
+/// What is to be done, by descriptors in the container's mount namespace.
+#[derive(Debug, Default)]
+struct Guards {
+    /// Mounts that become read-only.
+    read_only: Vec<OwnedFd>,
+    /// Mounts on which nothing is to be seen any more.
+    covered: Vec<Place>,
+}
+
+/// A place in the container, open as a location.
+#[derive(Debug)]
+struct Place {
+    fd: OwnedFd,
+    mount: u64,
+    kind: FileType,
+}
+
+impl Place {
+    /// `path` below `dir`, through no link. Nobody is asked who may not answer.
+    fn find(dir: &OwnedFd, path: &Path) -> rustix::io::Result<Self> {
+        let fd = lookup::plain_location(dir, path)?;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = rustix::fs::statx(&fd, "", flags, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
+        let kind = FileType::from_raw_mode(stat.stx_mode.into());
+        Ok(Self { fd, mount: stat.stx_mnt_id, kind })
+    }
+}
+
+/// The mounts of a container: that of its root directory, and those below.
+struct Tree<'a> {
+    all: BTreeMap<u64, &'a Mount>,
+    root: &'a Mount,
+    /// Those that another one is mounted on, as a whole.
+    hidden: BTreeSet<u64>,
+}
+
+impl<'a> Tree<'a> {
+    fn of(mounts: &'a [Mount], rootfs: &OwnedFd) -> Result<Self> {
+        let root = Mount::find(mounts, mount_id(rootfs)?)?;
+        let all: BTreeMap<_, _> = mounts.iter().map(|mount| (mount.id, mount)).collect();
+        let is_on_whole =
+            |mount: &&Mount| all.get(&mount.parent).is_some_and(|on| on.point == mount.point);
+        let hidden = mounts.iter().filter(is_on_whole).map(|mount| mount.parent).collect();
+        Ok(Self { all, root, hidden })
+    }
+
+    /// What `mount` is mounted on, and what that is, up to the container's root directory, which is
+    /// left out like `mount` itself.
+    fn under(&self, mount: &Mount) -> impl Iterator<Item = &'a Mount> {
+        let up = |mount: &&'a Mount| self.all.get(&mount.parent).copied();
+        let first = self.all.get(&mount.parent).copied();
+        std::iter::successors(first, up).take(self.all.len()).take_while(|on| on.id != self.root.id)
+    }
+
+    /// Those below the root directory.
+    fn below(&self) -> impl Iterator<Item = &'a Mount> {
+        self.all.values().copied().filter(|mount| {
+            let top = self.under(mount).last().unwrap_or(mount);
+            mount.id != self.root.id && top.parent == self.root.id
+        })
+    }
+
+    /// Whether nobody can reach it, whatever is renamed.
+    fn is_hidden(&self, mount: &Mount) -> bool {
+        self.hidden.contains(&mount.id) || self.under(mount).any(|on| self.hidden.contains(&on.id))
+    }
+
+    /// Opens what `mount` shows.
+    fn open(&self, mount: &Mount, rootfs: &OwnedFd) -> Result<Place> {
+        let call = || format!("openat2 {}, a mount of the container", message::path(&mount.point));
+        let path = mount.point.strip_prefix(&self.root.point).with_context(call)?;
+        let place = Place::find(rootfs, path).call(call)?;
+        ensure!(place.mount == mount.id, "{}: something else is there", call());
+        Ok(place)
+    }
+}
+
+/// The device nodes and pipes that are mounts of their own: a runtime that may make none binds those of
+/// the machine.
+fn device_nodes(rootfs: &OwnedFd, tree: &Tree) -> Result<Vec<OwnedFd>> {
+    // A whole file system is no node; and those of volumes need not even answer.
+    let may_be_node = |mount: &&Mount| mount.root != Path::new("/") && !tree.is_hidden(mount);
+    let is_node = |place: &Place| {
+        matches!(place.kind, FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo)
+    };
+    let mut nodes = Vec::new();
+    for mount in tree.below().filter(may_be_node) {
+        let place = tree.open(mount, rootfs)?;
+        if is_node(&place) {
+            nodes.push(place.fd);
+        }
+    }
+    Ok(nodes)
+}
+
+impl Guards {
+    /// Those for what is `bound`.
+    fn add(
+        &mut self,
+        bound: Bound,
+        rootfs: &OwnedFd,
+        tree: &Tree,
+        asked: &[oci::Mount],
+    ) -> Result<()> {
+        let path = bound.path();
+        let name = path.strip_prefix("/")?;
+        let place = Place::find(rootfs, name).call(|| format!("openat2 {}", path.display()))?;
+        let mount = tree.all.get(&place.mount).context("it is on no mount of the container")?;
+        let fs = rustix::fs::fstatfs(&place.fd).call(|| format!("fstatfs {}", path.display()))?;
+        ensure!(
+            fs.f_type == bound.magic()
+                && mount.root == Path::new("/")
+                && mount.parent == tree.root.id
+                && !mount.shared,
+            "{} is not what was to be mounted there",
+            path.display()
+        );
+        self.covered.extend(came_along(bound, mount, &place, tree, asked)?);
+        // Of /proc, the runtime makes read-only what it finds in config.json, after it has set sysctls there.
+        if bound == Bound::Sysfs {
+            self.read_only.push(place.fd);
+        }
+        Ok(())
+    }
+
+    /// Enters the container's mount namespace, does it, and comes back.
+    fn put_up(&self, process: &Process) -> Result<()> {
+        if self.read_only.is_empty() && self.covered.is_empty() {
+            return Ok(());
+        }
+        let covers: Vec<_> = self.covered.iter().map(cover_for).collect::<Result<_>>()?;
+        let ours = mounts::own_namespace()?;
+        rustix::thread::move_into_thread_name_spaces(
+            process.pidfd.as_fd(),
+            ThreadNameSpaceType::MOUNT,
+        )
+        .call(|| "setns into the container's mounts".into())?;
+        let done = self.put_up_inside(&covers);
+        mounts::enter_again(&ours, "engine")?;
+        done
+    }
+
+    fn put_up_inside(&self, covers: &[OwnedFd]) -> Result<()> {
+        for mount in &self.read_only {
+            kernel::make_read_only(mount).call(|| "mount_setattr /sys or a device node".into())?;
+        }
+        for (place, cover) in self.covered.iter().zip(covers) {
+            attach(cover, &place.fd).call(|| "cover what came along with /proc or /sys".into())?;
+        }
+        Ok(())
+    }
+}
+
+/// What is mounted below the engine's /sys or /proc, and came along with `mount`: it is not in the file
+/// system that the container was to get, and its root may be root there. Not where config.json has a
+/// mount of its own, and not what shows the very place that it lies on.
+fn came_along(
+    bound: Bound,
+    mount: &Mount,
+    place: &Place,
+    tree: &Tree,
+    asked: &[oci::Mount],
+) -> Result<Vec<Place>> {
+    let is_asked = |path: &Path| {
+        let mut below = asked.iter().filter_map(|m| m.destination.strip_prefix(bound.path()).ok());
+        below.any(|asked| asked != Path::new("") && path.starts_with(asked))
+    };
+    let (mut covered, mut on) = (Vec::new(), vec![mount.id]);
+    while let Some(id) = on.pop() {
+        for along in tree.all.values().filter(|other| other.parent == id) {
+            let path = along.point.strip_prefix(&mount.point)?;
+            if along.device == mount.device && along.root == Path::new("/").join(path) {
+                on.push(along.id);
+            } else if !is_asked(path) {
+                let call = || format!("openat2 {}", message::path(&bound.path().join(path)));
+                let there = Place::find(&place.fd, path).call(call)?;
+                ensure!(there.mount != id, "{}: it is not mounted there", call());
+                covered.push(there);
+            }
+        }
+    }
+    Ok(covered)
+}
+
+/// A detached mount in which there is nothing, to lie on `place`.
+fn cover_for(place: &Place) -> Result<OwnedFd> {
+    if place.kind == FileType::Directory {
+        return nothing();
+    }
+    // With nodev it cannot be opened.
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let null = rustix::mount::open_tree(rustix::fs::CWD, "/dev/null", flags)
+        .call(|| "open_tree /dev/null".into())?;
+    kernel::make_inert(&null).call(|| "mount_setattr /dev/null".into())?;
+    Ok(null)
+}
+
+/// An empty directory that nobody can write.
+fn nothing() -> Result<OwnedFd> {
+    let call = |call: &str| format!("{call} an empty tmpfs");
+    let context =
+        rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
+    rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .call(|| call("fsmount"))
+}
+
+/// Attaches a detached mount at the opened place.
+fn attach(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", place, "", flags)
+}
