@@ -11,12 +11,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{AtFlags, FileType, StatxFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
+use rustix::mount::MountAttrFlags;
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::bound::Bound;
 use crate::container::Process;
+use crate::detached;
 use crate::kernel;
 use crate::lookup;
 use crate::message::{self, Call};
@@ -202,7 +203,8 @@ impl Guards {
             kernel::make_read_only(mount).call(|| "mount_setattr /sys or a device node".into())?;
         }
         for (place, cover) in self.covered.iter().zip(covers) {
-            attach(cover, &place.fd).call(|| "cover what came along with /proc or /sys".into())?;
+            detached::attach(cover, &place.fd)
+                .call(|| "cover what came along with /proc or /sys".into())?;
         }
         Ok(())
     }
@@ -245,29 +247,17 @@ fn cover_for(place: &Place) -> Result<OwnedFd> {
         return nothing();
     }
     // With nodev it cannot be opened.
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let null = rustix::mount::open_tree(rustix::fs::CWD, "/dev/null", flags)
-        .call(|| "open_tree /dev/null".into())?;
-    kernel::make_inert(&null).call(|| "mount_setattr /dev/null".into())?;
-    Ok(null)
+    let null = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .call(|| "open /dev/null".into())?;
+    detached::inert_clone_of(null).call(|| "clone /dev/null".into())
 }
 
 /// An empty directory that nobody can write.
 fn nothing() -> Result<OwnedFd> {
-    let call = |call: &str| format!("{call} an empty tmpfs");
-    let context =
-        rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
-    rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .call(|| call("fsmount"))
-}
-
-/// Attaches a detached mount at the opened place.
-fn attach(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(mount, "", place, "", flags)
+    let empty = detached::file_system("tmpfs")?;
+    detached::mount(empty, attributes).call(|| "fsmount an empty tmpfs".into())
 }

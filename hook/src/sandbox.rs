@@ -11,27 +11,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::sched::CloneFlags;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-};
+use rustix::mount::MountAttrFlags;
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
 use crate::container::{Container, EmulatorPlace, MountPoint};
+use crate::detached;
 use crate::emulator::Emulator;
 use crate::hook::{Carry, Form, Plan, Program};
 use crate::instance::{BINFMT_MISC, Instance, Keep, ensure_free};
 use crate::kernel;
-use crate::launcher;
 use crate::lookup;
 use crate::message::{self, Call};
 use crate::mounts;
 use crate::request::Need;
+use crate::room::{Pins, Room};
 use crate::scope::Scope;
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
@@ -70,7 +68,7 @@ pub struct Carried {
 /// other container would have registered.
 pub fn apply(plan: &Plan) -> Result<Applied> {
     let container = &plan.container;
-    let Inside { place, pinned } = match go_in(plan) {
+    let Inside { place, mut pins } = match go_in(plan) {
         Err(why) => return Ok(Applied::Refused(why)),
         Ok(inside) => inside,
     };
@@ -79,7 +77,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         Some(visible) if plan.is_served_by(visible) => Applied::Inherited(message::line(&why)),
         _ => Applied::Refused(why),
     };
-    let room = match room_for(plan) {
+    let room = match pins.copy(copies(plan)).and_then(|()| Room::new(pins)) {
         Err(why) => return Ok(refused(why)),
         Ok(room) => room,
     };
@@ -98,11 +96,11 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
             Applied::Refused(why)
         });
     }
-    let containers_namespace = enter_private_root(room, &pinned)?;
+    room.enter()?;
     let carried = carry_over(&instance, &there, plan)?;
     let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     let attached = registered.and_then(|()| {
-        if let Some(namespace) = &containers_namespace {
+        if let Some(namespace) = &room.left {
             mounts::enter_again(namespace, "container")?;
         }
         attach(&instance, container, &place)
@@ -119,15 +117,16 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
 struct Inside {
     /// Where the instance is to be mounted.
     place: OwnedFd,
-    /// The emulators, by the paths that their handlers are to have.
-    pinned: BTreeMap<PathBuf, OwnedFd>,
+    /// What the handlers are to hold.
+    pins: Pins,
 }
 
 /// Enters the container, and shows it the emulators.
 fn go_in(plan: &Plan) -> Result<Inside> {
     let container = &plan.container;
-    let shown = clones(shown(plan).map(|(path, emulator)| (path, &emulator.file)))?;
-    let pinned = clones(files(plan))?;
+    let shown = clones(plan)?;
+    let mut pins = Pins::none()?;
+    files(plan).try_for_each(|(name, file)| pins.hold(name, file))?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
         show(dev, Path::new("/dev"), &shown)?;
@@ -139,29 +138,19 @@ fn go_in(plan: &Plan) -> Result<Inside> {
             make_directories(dev, path.strip_prefix("/dev")?)?
         }
     };
-    Ok(Inside { place, pinned })
+    Ok(Inside { place, pins })
 }
 
-/// For each emulator, by the path that its handler is to have: a copy of its mount, read-only,
-/// private and attached nowhere. Made on the host's side, from the descriptor that was checked.
-fn clones<'a>(
-    files: impl Iterator<Item = (PathBuf, &'a File)>,
-) -> Result<BTreeMap<PathBuf, OwnedFd>> {
-    files
-        .map(|(path, file)| {
-            let clone = clone_of(file).call(|| format!("open_tree {}", path.display()))?;
-            kernel::make_inert(&clone).call(|| format!("mount_setattr {}", path.display()))?;
+/// For each emulator, by the path where it is to be seen: a clone of its mount. Made on the host's side,
+/// from the descriptor that was checked.
+fn clones(plan: &Plan) -> Result<BTreeMap<PathBuf, OwnedFd>> {
+    shown(plan)
+        .map(|(path, emulator)| {
+            let clone = detached::inert_clone_of(&emulator.file)
+                .call(|| format!("clone {}", path.display()))?;
             Ok((path, clone))
         })
         .collect()
-}
-
-/// A detached mount of what `place` shows.
-fn clone_of(place: impl AsFd) -> rustix::io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(place, "", flags)
 }
 
 /// The emulators that are to be seen in the container, by their paths there.
@@ -171,9 +160,9 @@ fn shown(plan: &Plan) -> impl Iterator<Item = (PathBuf, &Emulator)> {
 }
 
 /// The files that handlers are to hold, by what is registered: ours come last.
-fn files(plan: &Plan) -> impl Iterator<Item = (PathBuf, &File)> {
+fn files(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
     let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
-        Some(Program::File(file)) => Some((entry.interpreter.clone(), file)),
+        Some(Program::File(file)) => Some((&*entry.interpreter, file)),
         _ => None,
     });
     let ours = plan.emulations.iter().filter_map(|emulation| {
@@ -182,24 +171,20 @@ fn files(plan: &Plan) -> impl Iterator<Item = (PathBuf, &File)> {
             Form::Prepared(file) => file,
             Form::Copy => return None,
         };
-        Some((emulation.handler.interpreter.clone(), file))
+        Some((&*emulation.handler.interpreter, file))
     });
     others.chain(ours)
 }
 
-/// The emulators of which the handlers that are registered again are to hold copies.
-fn others_copies(plan: &Plan) -> impl Iterator<Item = (&Path, &Emulator)> {
-    plan.carries.iter().filter_map(|Carry { entry, program }| match program {
+/// The emulators of which handlers are to hold copies, by what is registered: ours come last.
+fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
+    let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
         Some(Program::Copy(emulator)) => Some((&*entry.interpreter, emulator)),
         _ => None,
-    })
-}
-
-/// The emulators of which our handlers are to hold copies, by what is registered.
-fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
+    });
     let ours =
         plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
-    ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator)).collect()
+    others.chain(ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator))).collect()
 }
 
 /// Enters the container's user and mount namespaces as their root, with no right left that the
@@ -255,15 +240,13 @@ fn become_root() -> Result<()> {
 
 /// Attaches emulators at their paths below `at`, which is the directory `top`.
 fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<PathBuf, OwnedFd>) -> Result<()> {
-    attach_emulators(&places(top, at, emulators)?).call(|| "move_mount an emulator".into())
+    places(top, at, emulators)?.iter().try_for_each(|(clone, place)| {
+        detached::attach(clone, place).call(|| "move_mount an emulator".into())
+    })
 }
 
 /// A detached mount of an emulator, and the file that it is to lie on.
 type Placed<'a> = (&'a OwnedFd, OwnedFd);
-
-fn attach_emulators(placed: &[Placed]) -> rustix::io::Result<()> {
-    placed.iter().try_for_each(|(clone, place)| move_mount(clone, place))
-}
 
 /// Makes a file for each emulator at its path below `at`, which is the directory `top`; a relative path
 /// is one in there. Without those that are shown there already.
@@ -324,12 +307,6 @@ fn make_directories(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Attaches a detached mount at the opened place.
-fn move_mount(mount: impl AsFd, place: &OwnedFd) -> rustix::io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(mount, "", place, "", flags)
-}
-
 /// What to do where something is in our way.
 fn taken() -> String {
     format!("{VISIBLE_DIR} is for this hook alone; put nothing there")
@@ -344,35 +321,13 @@ fn step(dir: &OwnedFd, name: &OsStr, flags: OFlags, mode: u32) -> rustix::io::Re
 /// Makes the binfmt_misc of the user namespace that the process is in, if it has none yet, ready to
 /// be mounted. From then on it is the one that counts, mounted or not.
 fn new_instance(container: &Container) -> Result<OwnedFd> {
-    let call = |call: &str| format!("{call} binfmt_misc for container {}", container.id);
-    let context = rustix::mount::fsopen("binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC);
-    let context = match context {
-        Err(Errno::NODEV) => context
-            .call(|| call("fsopen"))
-            .context("the kernel has no binfmt_misc; run: modprobe binfmt_misc"),
-        context => context.call(|| call("fsopen")),
-    }?;
-    match rustix::mount::fsconfig_create(&context) {
-        Err(errno @ Errno::PERM) => {
-            Err(errno).call(|| call("mount")).with_context(|| refused_mount("a binfmt_misc"))
-        }
-        created => created.call(|| call("mount")).map(|()| context),
-    }
+    detached::file_system("binfmt_misc").with_context(|| format!("container {}", container.id))
 }
 
 /// A mount of it, attached nowhere yet. Every one in a user namespace shows the same instance.
-fn mount(context: impl AsFd, container: &Container) -> Result<OwnedFd> {
-    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, INSTANCE)
+fn mount(instance: &OwnedFd, container: &Container) -> Result<OwnedFd> {
+    detached::mount(instance, INSTANCE)
         .call(|| format!("fsmount binfmt_misc for container {}", container.id))
-}
-
-/// Why the kernel may refuse the mount, and what to do.
-fn refused_mount(what: &str) -> String {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    format!(
-        "the kernel ({release}) refuses {what} of the container's own; this takes Linux 6.7 \
-         or later, and no seccomp filter or security module in the way"
-    )
 }
 
 /// Attaches the instance in the container, where its handlers live as long as that mount.
@@ -382,16 +337,14 @@ fn attach(instance: &Instance, container: &Container, place: &OwnedFd) -> Result
     let call = |call: &str| format!("{call} binfmt_misc in container {}", container.id);
     // As it looks without a mount, to be laid on top of ours, which lives all the same.
     let untouched = if container.mounts_itself {
-        let clone = clone_of(place).call(|| call("open_tree"))?;
-        kernel::make_inert(&clone).call(|| call("mount_setattr"))?;
-        Some(clone)
+        Some(detached::inert_clone_of(place).call(|| call("clone"))?)
     } else {
         None
     };
     // After registering: EBUSY while `register` is open for writing.
     kernel::make_read_only(instance).call(|| call("mount_setattr"))?;
-    move_mount(instance, place).call(|| call("mount"))?;
-    untouched.map_or(Ok(()), |untouched| move_mount(untouched, place).call(|| call("cover")))
+    detached::attach(instance, place).call(|| call("mount"))?;
+    untouched.map_or(Ok(()), |untouched| detached::attach(untouched, place).call(|| call("cover")))
 }
 
 /// What is in the instance already. Nothing, where nobody cares: in a namespace that is the container's
@@ -410,87 +363,6 @@ fn ensure_free_for(plan: &Plan, instance: &Instance, there: &[Entry]) -> Result<
     }
     instance.ensure_on()?;
     plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
-}
-
-/// A file system in memory, of the user namespace that the process is in, attached nowhere: empty, but
-/// for the copies of emulators that are made in it.
-fn room_for(plan: &Plan) -> Result<OwnedFd> {
-    let call = |call: &str| format!("{call} a tmpfs for emulators");
-    let context =
-        rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
-    match rustix::mount::fsconfig_create(&context) {
-        Err(errno @ Errno::PERM) => {
-            return Err(errno).call(|| call("mount")).with_context(|| refused_mount("a tmpfs"));
-        }
-        created => created.call(|| call("mount"))?,
-    }
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let room = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .call(|| call("fsmount"))?;
-    copies(plan).iter().try_for_each(|(name, emulator)| copy(&room, name, emulator))?;
-    // One that cannot be made is lost, as its handler will say.
-    for (name, emulator) in others_copies(plan) {
-        let _ = copy(&room, name, emulator);
-    }
-    Ok(room)
-}
-
-/// Makes `room` the hook's root. The emulators are attached in it at the paths that their handlers are
-/// to have.
-///
-/// So the kernel finds, and pins with flag F, the very files that were checked, or copies of them, on
-/// mounts that are read-only and that no container can reach; and nobody can change a path under it
-/// meanwhile. Returns the container's mount namespace, if it had to be left for that.
-///
-/// Once a handler is there, its emulator's mount can be found by /proc/PID/exe of a foreign program, and
-/// as long as that is in a namespace, if only of detached mounts, somebody with `CAP_SYS_ADMIN` could
-/// clone it, and make the clone writable. So `room` is closed here, and is in none any more.
-fn enter_private_root(
-    room: OwnedFd,
-    emulators: &BTreeMap<PathBuf, OwnedFd>,
-) -> Result<Option<OwnedFd>> {
-    let call = |call: &str| format!("{call} a tmpfs for emulators");
-    let placed = places(&room, Path::new("/"), emulators)?;
-    let left = match attach_emulators(&placed) {
-        // Before Linux 6.15 nothing can be mounted on what is attached nowhere itself.
-        Err(Errno::INVAL) => {
-            let left = attach_in_own_namespace(&room)?;
-            attach_emulators(&placed).map(|()| Some(left))
-        }
-        attached => attached.map(|()| None),
-    }
-    .call(|| call("move_mount onto"))?;
-    drop(placed); // what is open for writing cannot become read-only
-    rustix::process::fchdir(&room).call(|| call("fchdir"))?;
-    rustix::process::chroot(".").call(|| call("chroot"))?;
-    kernel::make_read_only(&room).call(|| call("mount_setattr"))?;
-    drop(room);
-    Ok(left)
-}
-
-/// Attaches `room` in a mount namespace of the hook's own, which ends with it. Returns the one that it
-/// leaves.
-fn attach_in_own_namespace(room: &OwnedFd) -> Result<OwnedFd> {
-    let left = mounts::own_namespace()?;
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(std::io::Error::from)
-        .call(|| "unshare a mount namespace".into())?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).call(|| "make / private".into())?;
-    rustix::mount::move_mount(room, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .call(|| "move_mount a tmpfs for emulators".into())?;
-    Ok(left)
-}
-
-/// Makes a copy of `emulator` with the launcher in it: the file `name` in `room`.
-fn copy(room: &OwnedFd, name: &Path, emulator: &Emulator) -> Result<()> {
-    let of = || format!("a copy of {}", emulator.path.display());
-    let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-    let file = step(room, name.as_os_str(), create, 0o555).call(|| format!("create {}", of()))?;
-    let file = File::from(file);
-    // Where SELinux does not let us, it may let the container execute the copy all the same.
-    let _ = launcher::copy_label(&emulator.file, &file);
-    launcher::wrap(&emulator.file, &emulator.program, &file).with_context(of)
 }
 
 /// Registers again what would be hidden otherwise, the oldest first, so that the order stays.
@@ -520,7 +392,7 @@ fn carry_over(instance: &Instance, there: &[Entry], plan: &Plan) -> Result<Carri
 /// Keeps the instance, with what was carried over, in the engine's own mount namespace: what
 /// relies on those handlers must not lose them when this container ends.
 fn keep_alive(keep: &Keep, instance: &Instance, container: &Container) -> Result<()> {
-    let mount = mount(new_instance(container)?, container)?;
+    let mount = mount(&new_instance(container)?, container)?;
     kernel::make_read_only(&mount).call(|| "mount_setattr binfmt_misc".into())?;
     let device = instance.device()?;
     mounts::enter_again(&keep.mount_namespace, "engine")?;
@@ -529,5 +401,5 @@ fn keep_alive(keep: &Keep, instance: &Instance, container: &Container) -> Result
     if there.is_some_and(|there| there.device().is_ok_and(|there| there == device)) {
         return Ok(());
     }
-    move_mount(&mount, &keep.place).call(|| "keep binfmt_misc mounted".into())
+    detached::attach(&mount, &keep.place).call(|| "keep binfmt_misc mounted".into())
 }

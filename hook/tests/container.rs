@@ -457,27 +457,48 @@ fn a_directory_of_the_host_on_dev_gets_nothing() {
 
 #[test]
 fn the_emulators_file_cannot_be_changed_through_proc() {
-    // The container's root owns it here. What runs is on a mount that nobody can make writable.
-    let then = "chroot /mnt/rootfs /bin/sleeper & p=$!
+    // The container's root owns it here. What runs is on a mount that nobody can make writable, nor
+    // clone, so as to make the clone writable: it is in no namespace, and has no name there.
+    // A file of the container's own can be, which shows that this could be seen.
+    let then = r#"echo >/mnt/rootfs/own
+        chroot /mnt/rootfs /bin/sleeper & p=$!
         for i in $(seq 100); do
             # Never the host's own program, which is there before.
-            if readlink /proc/$p/exe | grep qemu-; then chmod 4777 /proc/$p/exe; break; fi
+            if readlink /proc/$p/exe | grep -x -e / -e '/qemu-.*' >/dev/null; then
+                chmod 4777 /proc/$p/exe
+                python3 -c '
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for path in sys.argv[1:]:
+    clone = libc.syscall(428, os.open(path, os.O_PATH), b"", 0x80000 | 0x1000 | 1)  # open_tree
+    print(path[:5], "cloned" if clone >= 0 else errno.errorcode[ctypes.get_errno()])
+' /mnt/rootfs/own /proc/$p/exe
+                break
+            fi
             sleep 0.1
         done
-        kill $p; chroot /mnt/rootfs /exit42; echo $?";
-    let case = Case {
-        rootfs: "mkdir bin; cp /mnt/loop bin/sleeper",
-        host: "cp /mnt/exit42 /mnt/loop
-            printf '\\000\\000\\000\\024' | dd of=/mnt/loop bs=1 seek=120 conv=notrunc 2>/dev/null",
-        afterwards: "stat -c %a /mnt/emulators/qemu-aarch64-static",
-        then,
-        ..Case::asking("arm64")
-    };
-    let outcome = case.run();
-    assert_eq!(outcome.status, 0, "{}", outcome.stderr);
-    assert!(outcome.then.starts_with("/qemu-aarch64-static"), "it never ran: {}", outcome.then);
-    assert!(outcome.then.contains("Read-only file system"), "{}", outcome.then);
-    assert!(outcome.then.contains("755") && !outcome.then.contains("4777"), "{}", outcome.then);
+        kill $p; chroot /mnt/rootfs /exit42; echo $?"#;
+    // A copy, and the file itself.
+    let plain = r#"echo '{"emulator_directories": ["/mnt/emulators"], "launcher": "never"}' >/etc/toolbx-arch/policy.json"#;
+    for (before, private) in [("", true), (SHARED, false), (plain, true)] {
+        let host = format!(
+            "{before}\ncp /mnt/exit42 /mnt/loop
+            printf '\\000\\000\\000\\024' | dd of=/mnt/loop bs=1 seek=120 conv=notrunc 2>/dev/null"
+        );
+        let case = Case {
+            rootfs: "mkdir bin; cp /mnt/loop bin/sleeper",
+            host: host.leak(),
+            private,
+            afterwards: "stat -c %a /mnt/emulators/qemu-aarch64-static",
+            then,
+            ..Case::asking("arm64")
+        };
+        let outcome = case.run();
+        assert_eq!(outcome.status, 0, "{}", outcome.stderr);
+        assert!(outcome.then.contains("Read-only file system"), "{}", outcome.then);
+        assert!(outcome.then.contains("755") && !outcome.then.contains("4777"), "{}", outcome.then);
+        assert!(outcome.then.contains("/mnt/ cloned\n/proc EINVAL\n"), "{}", outcome.then);
+    }
 }
 
 #[test]
