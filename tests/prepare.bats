@@ -157,6 +157,10 @@ END
     # Whom everybody can lock, everybody can keep waiting.
     run alice flock --nonblock $copies/.lock true
     [ "$status" != 0 ]
+    # Who waits says for what.
+    run --separate-stderr timeout 3 flock $copies/.lock toolbx-arch prepare arm64
+    [[ "$status" = 124 && "$stderr" = "toolbx-arch: waiting for another toolbx-arch prepare, which has locked $copies/.lock" ]] ||
+        fail "$status" "$stderr"
     rm -r $copies
     for i in {1..4}; do toolbx-arch prepare arm64 s390x riscv64 >/dev/null & pids+=($!); done
     for i in "${pids[@]}"; do wait "$i"; done

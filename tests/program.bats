@@ -411,15 +411,21 @@ END
     rm -r "${home%/.config}"
 }
 
-@test "enable: a lock that somebody else holds" {
-    local holder
-    alice flock --no-fork /etc sleep 60 &
-    holder=$!
-    while flock --nonblock /etc true; do :; done
-    run -1 toolbx-arch enable --annotation-only
-    kill $(pgrep --parent "$holder") # the shell that waits for it ends then
-    wait "$holder" || true
-    refused "/etc is locked by another program; try again"
+@test "enable: nobody who locks a directory delays it" {
+    local directory holder
+    for directory in /etc /home/alice; do
+        alice flock --no-fork $directory sleep 60 &
+        holder=$!
+        while flock --nonblock $directory true; do :; done
+        run timeout 5 toolbx-arch enable --annotation-only
+        [[ "$status" = 0 && "$output" == "wrote /etc/"* ]] || fail "$output"
+        run alice timeout 5 toolbx-arch disable
+        [[ "$status" = 0 && "$output" == "wrote /home/alice/"* ]] || fail "$output"
+        kill $(pgrep --parent "$holder") # the shell that waits for it ends then
+        wait "$holder" || true
+        toolbx-arch enable
+        alice toolbx-arch enable
+    done
 }
 
 @test "enable: who may not, and two at once" {
@@ -436,6 +442,8 @@ END
     chmod 700 /home/alice
     local i pids=()
     for i in {1..10}; do
+        toolbx-arch cdi --install >/dev/null &
+        pids+=($!)
         toolbx-arch enable --annotation-only >/dev/null &
         pids+=($!)
         toolbx-arch disable >/dev/null &
@@ -443,6 +451,8 @@ END
     done
     for i in "${pids[@]}"; do wait "$i"; done
     [ "$(ls /etc/containers/containers.conf.d)" = toolbx-arch.conf ] # whole, whoever was last
+    [ "$(ls /etc/cdi)" = toolbx-arch.json ]
+    jq --exit-status .devices /etc/cdi/toolbx-arch.json >/dev/null
     as_root run --rm --network none localhost/busybox:amd64 true
     toolbx-arch enable --annotation-only
     run --separate-stderr as_root run --rm --userns=auto --annotation toolbx.arch=arm64 $arm uname -m

@@ -32,11 +32,13 @@ pub fn read_toml<T: DeserializeOwned>(file: &Path) -> Result<Option<T>> {
     }
 }
 
-/// Writes a file so that readers see the old one or the new one, and nothing in between.
+/// Writes a file so that readers see the old one or the new one, and nothing in between; of several
+/// who write it at once, one after the other.
 pub fn write(file: &Path, text: &str) -> Result<()> {
     let directory = file.parent().context("a file without a directory")?;
     std::fs::create_dir_all(directory).call(|| format!("mkdir {}", directory.display()))?;
-    let new = file.with_extension("new"); // no engine reads a file of that name
+    // No engine reads a file of that name, and no other process has it.
+    let new = file.with_extension(format!("new-{}", std::process::id()));
     let written = File::create(&new).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()

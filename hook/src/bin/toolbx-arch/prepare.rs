@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use toolbx_arch::emulator::{self, Emulator};
 use toolbx_arch::launcher;
@@ -228,8 +229,7 @@ fn lock() -> Result<File> {
         File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)
     });
     let lock = lock.call(|| format!("open {}", path.display())).context("run it as root")?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-        .call(|| format!("flock {}", path.display()))?;
+    wait_for(&lock, &path)?;
     match std::fs::remove_file(directory.join(UNFINISHED)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).call(|| format!("remove {DIRECTORY}/{UNFINISHED}"))?;
@@ -237,6 +237,16 @@ fn lock() -> Result<File> {
         _ => {}
     }
     Ok(lock)
+}
+
+/// Takes the lock `path`; says so, if somebody else holds it, who need not be visible to whoever waits.
+fn wait_for(lock: &File, path: &Path) -> Result<()> {
+    if rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+        let path = path.display();
+        eprintln!("toolbx-arch: waiting for another toolbx-arch prepare, which has locked {path}");
+    }
+    rustix::fs::flock(lock, FlockOperation::LockExclusive)
+        .call(|| format!("flock {}", path.display()))
 }
 
 /// A line for what is not as before, or not as it should be.

@@ -5,13 +5,10 @@
 //! What is in Podman's default directory is overridden by a drop-in of the same name in a directory
 //! that is read later (oci-hooks(5)).
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::FlockOperation;
+use anyhow::{Result, bail, ensure};
 use toolbx_arch::message::Call;
 
 use crate::args::{Enable, Where};
@@ -24,9 +21,6 @@ use crate::{files, terminal};
 const CHOICES: &str = "/usr/share/toolbx-arch/hooks.d";
 /// The file that names some of them.
 const CONF: &str = "toolbx-arch.conf";
-
-/// Others who switch are done long before.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +41,8 @@ pub fn disable(arguments: &Where) -> Result<()> {
 fn switch(wish: Wish, whose: &Where) -> Result<()> {
     let person = Person::calling()?;
     let place = Place::of(&person, whose)?;
-    // Somebody else who switches waits until we are done.
-    let _lock = if whose.dry_run { None } else { Some(place.lock()?) };
+    // Nothing is locked: what our file is to say does not depend on what it says, and it is replaced
+    // whole, so of two who switch at once the last one wins.
     let namings = containers_conf::namings(Path::new("/"), person.config(), Some(&place.conf))?;
     let (others, later) = place.others(&namings);
     let text = wish.conf(&others)?;
@@ -128,33 +122,17 @@ impl Wish {
 /// Where our file goes.
 struct Place {
     conf: PathBuf,
-    /// A directory above it, which is there.
-    above: PathBuf,
 }
 
 impl Place {
     fn of(person: &Person, whose: &Where) -> Result<Self> {
-        let (above, parent) = match person.config() {
-            Some(config) if !whose.system => {
-                (config.parent().context("no home directory")?.to_owned(), config.to_owned())
-            }
-            None if !whose.user => ("/etc".into(), "/etc".into()),
+        let parent = match person.config() {
+            Some(config) if !whose.system => config,
+            None if !whose.user => Path::new("/etc"),
             Some(_) => bail!("what is below /etc is root's; run it with sudo, or with --user"),
             None => bail!("root's containers follow what is below /etc; run it without --user"),
         };
-        Ok(Self { conf: parent.join("containers/containers.conf.d").join(CONF), above })
-    }
-
-    fn lock(&self) -> Result<File> {
-        let above = self.above.display();
-        let directory = File::open(&self.above).call(|| format!("open {above}"))?;
-        let start = Instant::now();
-        // Anybody may lock it, and must not be able to stop us for good.
-        while rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
-            ensure!(start.elapsed() < PATIENCE, "{above} is locked by another program; try again");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(directory)
+        Ok(Self { conf: parent.join("containers/containers.conf.d").join(CONF) })
     }
 
     /// What would hold without our file; and the file, if any, that is read after ours and replaces
