@@ -10,6 +10,8 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
+use crate::members::Members;
+
 /// One of QEMU's options, by the name that annotations and the policy use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -123,14 +125,14 @@ impl Value {
 
 /// The arguments of one emulator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "BTreeMap<Argument, String>")]
+#[serde(try_from = "Members<Argument, String>")]
 pub struct Arguments(BTreeMap<Argument, Value>);
 
-impl TryFrom<BTreeMap<Argument, String>> for Arguments {
+impl TryFrom<Members<Argument, String>> for Arguments {
     type Error = String;
-    fn try_from(map: BTreeMap<Argument, String>) -> std::result::Result<Self, String> {
+    fn try_from(members: Members<Argument, String>) -> std::result::Result<Self, String> {
         let mut arguments = Self::default();
-        for (argument, text) in map {
+        for (argument, text) in members.0 {
             arguments.set(argument, Some(Value::new(argument, &text)?));
         }
         Ok(arguments)
@@ -211,7 +213,7 @@ mod tests {
     fn arguments(list: &[(&str, &str)]) -> std::result::Result<Arguments, String> {
         let named =
             |(name, value): &(&str, &str)| (Argument::find(name).unwrap(), (*value).to_owned());
-        list.iter().map(named).collect::<BTreeMap<_, _>>().try_into()
+        Members(list.iter().map(named).collect()).try_into()
     }
 
     #[test]

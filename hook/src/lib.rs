@@ -28,6 +28,7 @@ pub mod labels;
 pub mod launcher;
 pub mod log;
 pub mod lookup;
+pub mod members;
 pub mod message;
 pub mod mounts;
 pub mod network;

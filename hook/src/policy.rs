@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::arch::{self, Arch};
 use crate::arguments::{Argument, Arguments, Value};
+use crate::members::Members;
 use crate::trust::{Caller, Host};
 
 /// The policy as it is installed; every key is in it. [`Policy::default`] is the same.
@@ -102,7 +103,7 @@ pub enum Launcher {
 
 /// A value for some targets.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "BTreeMap<String, T>")]
+#[serde(from = "Members<Allowed, T>")]
 pub struct ByTarget<T> {
     /// For the targets that are not named.
     all: Option<T>,
@@ -117,15 +118,16 @@ impl<T> ByTarget<T> {
     }
 }
 
-impl<T> TryFrom<BTreeMap<String, T>> for ByTarget<T> {
-    type Error = String;
-    fn try_from(mut map: BTreeMap<String, T>) -> Result<Self, String> {
-        let all = map.remove("all");
-        let named = map.into_iter().map(|(name, value)| match arch::find(&name) {
-            Some(arch) => Ok((arch.name, value)),
-            None => Err(arch::unknown(&name)),
-        });
-        Ok(Self { all, named: named.collect::<Result<_, _>>()? })
+impl<T> From<Members<Allowed, T>> for ByTarget<T> {
+    fn from(Members(members): Members<Allowed, T>) -> Self {
+        let mut by_target = Self { all: None, named: BTreeMap::new() };
+        for (target, value) in members {
+            match target {
+                Allowed::All => by_target.all = Some(value),
+                Allowed::One(arch) => drop(by_target.named.insert(arch.name, value)),
+            }
+        }
+        by_target
     }
 }
 
@@ -155,7 +157,7 @@ pub enum Annotation {
     Userns,
 }
 
-/// An element of `architectures`.
+/// An element of `architectures`, or what stands for targets in an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Allowed {
@@ -182,7 +184,7 @@ pub struct Sha256Sum([u8; 32]);
 
 /// Pinned sums, by target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "BTreeMap<String, Vec<Sha256Sum>>")]
+#[serde(try_from = "ByTarget<Vec<Sha256Sum>>")]
 pub struct Sums(BTreeMap<&'static str, Vec<Sha256Sum>>);
 
 impl Policy {
@@ -419,16 +421,14 @@ impl TryFrom<String> for Allowed {
     }
 }
 
-impl TryFrom<BTreeMap<String, Vec<Sha256Sum>>> for Sums {
+impl TryFrom<ByTarget<Vec<Sha256Sum>>> for Sums {
     type Error = String;
-    fn try_from(map: BTreeMap<String, Vec<Sha256Sum>>) -> Result<Self, String> {
-        map.into_iter()
-            .map(|(name, sums)| match arch::find(&name) {
-                Some(arch) => Ok((arch.name, sums)),
-                None => Err(arch::unknown(&name)),
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+    fn try_from(by_target: ByTarget<Vec<Sha256Sum>>) -> Result<Self, String> {
+        match by_target.all {
+            // No file is every architecture's emulator.
+            Some(_) => Err(arch::unknown("all")),
+            None => Ok(Self(by_target.named)),
+        }
     }
 }
 

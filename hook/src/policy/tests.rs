@@ -85,6 +85,32 @@ fn errors_name_file_line_and_key() {
 }
 
 #[test]
+fn nothing_is_named_twice() {
+    const FILE: &str = "policy /etc/toolbx-arch/policy.json:";
+    for (text, line, key, before) in [
+        ("{\n\"emulator_sha256\": {\n\"aarch64\": [],\n\"arm64\": []}}", 4, "arm64", "aarch64"),
+        ("{\"emulator_sha256\": {\"arm64\": [], \"arm64\": []}}", 1, "arm64", "arm64"),
+        ("{\"emulator_arguments\": {\"all\": {}, \"i386\": {}, \"i686\": {}}}", 1, "i686", "i386"),
+        ("{\"emulator_arguments\": {\"all\": {}, \"all\": {}}}", 1, "all", "all"),
+        ("{\"emulator_arguments\": {\"all\": {\"cpu\": \"a\", \"cpu\": \"b\"}}}", 1, "cpu", "cpu"),
+        (
+            "{\"argument_annotations\": {\"arm64\": [], \"linux/arm64\": []}}",
+            1,
+            "linux/arm64",
+            "arm64",
+        ),
+    ] {
+        let error = format!("{:#}", over(text).expect_err(text));
+        let said = format!(
+            "{FILE}{line}: key \"{key}\": it is the same as \"{before}\" before it; remove one"
+        );
+        assert_eq!(error, said, "{text:?}");
+    }
+    let error = format!("{:#}", over("{\"emulator_sha256\": {\"all\": []}}").unwrap_err());
+    assert!(error.contains("unknown architecture \"all\""), "{error}");
+}
+
+#[test]
 fn finds_the_home_of_the_namespaces_owner() {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
                           alice:x:1000:1000:Alice:/home/alice:/bin/bash\nbroken\nb:x:7\n\
