@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::arch::{self, ARCHES, Arch};
@@ -251,7 +251,7 @@ pub fn plan(state: &State, orders: &Orders) -> Result<Decision> {
     }
     let host = LazyHost::default();
     let evidence = evidence(annotations, place.as_ref().ok(), orders, &host);
-    plan_on(evidence, place, state, orders, &host)
+    plan_on(&evidence, place, state, orders, &host)
 }
 
 /// What there is to know of the running container of `state`, and what would be decided for it if
@@ -261,34 +261,43 @@ pub fn examine(state: &State, bundle: Bundle, orders: &Orders) -> (Evidence, Res
     let place = find(state, Some(bundle));
     let host = LazyHost::default();
     let evidence = evidence(annotations, place.as_ref().ok(), orders, &host);
-    (evidence.clone(), plan_on(evidence, place, state, orders, &host))
+    let decision = plan_on(&evidence, place, state, orders, &host);
+    (evidence, decision)
 }
 
 /// Decides by the `evidence`.
 fn plan_on(
-    evidence: Evidence,
+    evidence: &Evidence,
     place: Result<Place>,
     state: &State,
     orders: &Orders,
     host: &LazyHost,
 ) -> Result<Decision> {
+    if evidence.says_none() {
+        return Ok(Decision::Off);
+    }
     let Some(need) = evidence.need() else { return Ok(Decision::NotAsked) };
-    match (plan_by(need, &evidence, place, state, orders, host), evidence.detected) {
-        (Err(why), Some(Detected { arch, .. }))
-            if can_do_without(need, arch, || {
-                may_run_by(Visible::of_the_engine().as_ref(), arch)
-            }) =>
-        {
-            Ok(Decision::Left(message::line(&why)))
+    plan_by(need, evidence, place, state, orders, host)
+        .or_else(|why| left(need, evidence.detected.as_ref(), why).map(Decision::Left))
+}
+
+/// What becomes of a container that cannot have what it needs, for this reason: it is left as it is,
+/// if it may do without. Fails otherwise.
+pub fn left(need: Need, detected: Option<&Detected>, why: Error) -> Result<String> {
+    let may_run = |arch: &Arch| may_run_by(Visible::of_the_engine().as_ref(), arch);
+    match detected {
+        None if need == Need::OtherPrograms => Ok(message::line(&why)),
+        Some(Detected { arch, .. }) if can_do_without(need, arch, || may_run(arch)) => {
+            Ok(message::line(&why))
         }
-        (Err(why), None) if need == Need::OtherPrograms => Ok(Decision::Left(message::line(&why))),
-        (Err(why), Some(Detected { arch, program, .. })) if need == Need::FirstProgram => Err(why
-            .context(format!(
+        Some(Detected { arch, program, .. }) if need == Need::FirstProgram => {
+            Err(why.context(format!(
                 "{} is a program for {}, which this machine does not run by itself",
-                message::path(&program),
+                message::path(program),
                 arch.name
-            ))),
-        (decision, _) => decision,
+            )))
+        }
+        _ => Err(why),
     }
 }
 
@@ -375,13 +384,7 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     let visible = engines.as_ref().and_then(|visible| visible.as_ref().ok());
     // A container that shares our handlers takes what is there, if it may.
     let shares_ours = scope == Scope::Shared && theirs == host.user_namespace;
-    let is_served = |arch: &Arch| {
-        shares_ours
-            && policy.emulator_sha256.get(arch.name).is_none()
-            && !wish.told(arch).asked
-            && visible.is_some_and(|visible| visible.serves(arch))
-    };
-    let missing: Vec<_> = wish.targets.iter().copied().filter(|arch| !is_served(arch)).collect();
+    let missing = missing(&wish, visible.filter(|_| shares_ours), policy);
     if missing.is_empty() {
         return Ok(Decision::Inherited(scope));
     }
@@ -411,8 +414,19 @@ fn plan_for(wish: Wish, place: Place, state: &State, rules: &Rules) -> Result<De
     })))
 }
 
+/// Those of the wanted targets that the handlers which are there do not serve, or not as it is asked.
+#[must_use]
+pub fn missing(wish: &Wish, visible: Option<&Visible>, policy: &Policy) -> Vec<&'static Arch> {
+    let is_served = |arch: &Arch| {
+        policy.emulator_sha256.get(arch.name).is_none()
+            && !wish.told(arch).asked
+            && visible.is_some_and(|visible| visible.serves(arch))
+    };
+    wish.targets.iter().copied().filter(|arch| !is_served(arch)).collect()
+}
+
 /// Fails where a container in `scope` cannot have what annotations ask for.
-fn ensure_in_scope(wish: &Wish, scope: Scope) -> Result<()> {
+pub fn ensure_in_scope(wish: &Wish, scope: Scope) -> Result<()> {
     let asked = wish.targets.iter().find(|arch| wish.told(arch).asked);
     if let (Scope::Host, Some(arch)) = (scope, asked) {
         bail!(

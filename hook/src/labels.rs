@@ -41,7 +41,12 @@ pub struct Label {
 /// decide.
 #[must_use]
 pub fn find(bundle: &Path, host: &Host) -> Option<Label> {
-    let label = find_by(&trusted(host), bundle)?;
+    listened_to(find_by(&trusted(host), bundle)?, host)
+}
+
+/// The label, if the policy lets it decide.
+#[must_use]
+pub fn listened_to(label: Label, host: &Host) -> Option<Label> {
     let policy = Policy::load(host).ok()?;
     policy.annotations.contains(&Annotation::Toolbox).then_some(label)
 }

@@ -32,8 +32,8 @@ use crate::lookup;
 use crate::message::{self, Call, shown};
 use crate::oci::{self, Namespace};
 use crate::orders::Orders;
-use crate::policy::{Policy, Userns};
-use crate::request::{self, Evidence, Need, Request, UsernsWish};
+use crate::policy::Policy;
+use crate::request::{self, Evidence, Need, Request};
 use crate::scope::Scope;
 use crate::toolbx;
 use crate::trust::{Host, LazyHost};
@@ -275,6 +275,9 @@ fn filter(text: &str, asking: &Asking) -> Result<Outcome> {
     if evidence.may_have_label() {
         evidence.label = host.get().ok().and_then(|host| asking.label(host));
     }
+    if evidence.says_none() {
+        return Ok(Outcome::NotAsked);
+    }
     let Some(need) = evidence.need() else { return Ok(Outcome::NotAsked) };
     match (need, rewritten(text, asking, &evidence, need, &host)) {
         (Need::Asked, outcome) => outcome,
@@ -297,12 +300,7 @@ fn rewritten(
         return Ok(Outcome::NotAsked);
     };
     let scope = Scope::without_user_namespace(host.caller);
-    let wanted = match (wish.userns, policy.userns) {
-        (Some(UsernsWish::Private), _) | (None, Userns::Private) => true,
-        (None, Userns::Rootful) => scope == Scope::Host,
-        (Some(UsernsWish::Engine), _) | (None, Userns::Engine) => false,
-    };
-    if !wanted {
+    if !request::gets_user_namespace(&wish, &policy, scope) {
         return Ok(Outcome::NotAsked);
     }
     // Whoever asked hears from create-runtime what is missing.

@@ -9,7 +9,8 @@ use crate::arguments::{Argument, Arguments, Value};
 use crate::detect::Detected;
 use crate::labels::Label;
 use crate::message::{self, shown};
-use crate::policy::{Annotation, Policy};
+use crate::policy::{Annotation, Policy, Userns};
+use crate::scope::Scope;
 
 /// What a container wants of this hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +115,13 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Whether the container wants to be left alone. That is for it to say, whatever a policy says: so
+    /// it is the way out where a policy cannot be read.
+    #[must_use]
+    pub fn says_none(&self) -> bool {
+        wish(&self.annotations).is_some_and(|(.., value)| is(value, "none"))
+    }
+
     /// Whether a label could say more than what is known without it. Not where the first program is
     /// native and belongs to the image: then so is the image, and to look would make the start of
     /// every native container slower by as much as the whole hook takes.
@@ -157,11 +165,11 @@ pub fn decide(
     policy: &Policy,
     is_native: impl Fn(&Arch) -> bool,
 ) -> Result<Request> {
+    if evidence.says_none() {
+        return Ok(Request::Off);
+    }
     let Evidence { annotations, devices, toolbx, detected, .. } = evidence;
-    let (asked, source) = match wanted(evidence, policy)? {
-        (Asked::Off, _) => return Ok(Request::Off),
-        wanted => wanted,
-    };
+    let (asked, source) = wanted(evidence, policy)?;
     let detected = detected.as_ref().filter(|_| policy.detect);
     let arguments = asked_arguments(annotations)?;
     let mut wish = Wish {
@@ -173,7 +181,6 @@ pub fn decide(
         contradiction: None,
     };
     match &asked {
-        Asked::Off => {}
         Asked::Nothing => {
             wish.targets.extend(*toolbx);
             wish.sources
@@ -228,7 +235,6 @@ fn names(targets: &[&'static Arch]) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     Nothing,
-    Off,
     /// What will be detected.
     Auto,
     /// All that there are emulators for.
@@ -252,31 +258,37 @@ fn wanted(evidence: &Evidence, policy: &Policy) -> Result<(Asked, Option<(&'stat
 }
 
 fn asked(annotations: &BTreeMap<String, String>, policy: &Policy) -> Result<Asked> {
-    let wish = WISHES
-        .into_iter()
-        .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?)));
-    let is = |word: &str| wish.is_some_and(|(.., value)| value.trim().eq_ignore_ascii_case(word));
     let is_known = |key: &str| key == USERNS || is_argument(key);
     let unknown = annotations.keys().find(|key| key.starts_with(FINER) && !is_known(key));
-    if let (Some(unknown), false) = (unknown, is("none")) {
+    if let Some(unknown) = unknown {
         bail!(
             "annotation {} is not known to this version of toolbx-arch; remove it, or upgrade",
             shown(unknown)
         );
     }
-    let Some((key, annotation, value)) = wish else { return Ok(Asked::Nothing) };
+    let Some((key, annotation, value)) = wish(annotations) else { return Ok(Asked::Nothing) };
     ensure_may_decide(key, annotation, policy)?;
     Ok(match () {
-        () if is("none") => Asked::Off,
-        () if is("auto") => Asked::Auto,
-        () if is("all") => Asked::All,
+        () if is(value, "auto") => Asked::Auto,
+        () if is(value, "all") => Asked::All,
         () => Asked::These(parse(&format!("annotation {key}"), value)?),
     })
 }
 
+/// The annotation that comes first of those that name architectures, and its value.
+fn wish(annotations: &BTreeMap<String, String>) -> Option<(&'static str, Annotation, &str)> {
+    WISHES
+        .into_iter()
+        .find_map(|(key, annotation)| Some((key, annotation, annotations.get(key)?.as_str())))
+}
+
+fn is(value: &str, word: &str) -> bool {
+    value.trim().eq_ignore_ascii_case(word)
+}
+
 /// Which annotation decides, and what it says, fit for a log.
 fn source(annotations: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
-    WISHES.into_iter().find_map(|(key, _)| Some((key, shown(annotations.get(key)?))))
+    wish(annotations).map(|(key, _, value)| (key, shown(value)))
 }
 
 /// What a label asks for, and how that is logged. `None` for what may be meant for somebody else.
@@ -378,6 +390,17 @@ fn told(
         told.insert(arch.name, to);
     }
     Ok(told)
+}
+
+/// Whether a container gets a user namespace of its own from the stage `precreate`, if the engine gives
+/// it none, with which it would be in the scope `without`.
+#[must_use]
+pub fn gets_user_namespace(wish: &Wish, policy: &Policy, without: Scope) -> bool {
+    match (wish.userns, policy.userns) {
+        (Some(UsernsWish::Private), _) | (None, Userns::Private) => true,
+        (None, Userns::Rootful) => without == Scope::Host,
+        (Some(UsernsWish::Engine), _) | (None, Userns::Engine) => false,
+    }
 }
 
 /// What the annotations say about a user namespace, if anything.

@@ -55,6 +55,23 @@ fn annotations_decide() {
 }
 
 #[test]
+fn none_needs_no_policy() {
+    for (pairs, says_none) in [
+        (&[("toolbx.arch", "none")][..], true),
+        (&[("toolbx.arch", " None "), ("toolbox-arch", "arm64"), ("toolbx.arch.x", "y")], true),
+        (&[("toolbox-arch", "none")], true),
+        (&[("toolbx.arch", "arm64"), ("toolbox-arch", "none")], false),
+        (&[("toolbx.arch.cpu", "none")], false),
+        (&[], false),
+    ] {
+        assert_eq!(evidence(pairs, None).says_none(), says_none, "{pairs:?}");
+        if says_none {
+            assert_eq!(ask(pairs, r#"{"annotations": []}"#).unwrap(), Request::Off, "{pairs:?}");
+        }
+    }
+}
+
+#[test]
 fn what_was_detected_decides_where_nobody_asks() {
     assert_eq!(targets(request(&[], Some(("alpha", true)), "{}")), ["alpha"]);
     for (program, policy) in [
