@@ -243,6 +243,117 @@ END
     [[ "$output" == "image $arm ("*"declares amd64"*"/bin/sh is for aarch64"*"emulated"* ]] || fail "$output" "$stderr"
 }
 
+# What explain foresees for a container that was not started yet is what the hook then does to it; that is
+# DECISION in SCOPE, decided by a source whose name begins with BY.
+foresees() { # engine decision scope by create-argument…
+    local engine=$1 expected="$2 $3" id said
+    id=$($engine create --network none "${@:5}")
+    explains $engine --json "$id"
+    said=$(jq -r '.decision + " " + (.scope // "-")' <<<"$output")
+    [ "$said" = "$expected" ] || fail "explain of $*: $said" "$output" "$stderr"
+    [[ "$4" = - || "$(jq -r .why <<<"$output")" == *", decided by $4"* ]] || fail "explain of $*" "$output"
+    : >/run/log.records
+    $engine start --attach "$id" >/dev/null 2>&1 || true
+    said=$(sed 's/^[^{]*//' /run/log.records |
+        jq -rs 'map(select(.decision != "userns" and .decision != "engine")) | last // {decision: "not_asked"}
+            | .decision + " " + (.scope // "-")')
+    [ "$said" = "$expected" ] || fail "the hook, of $*: $said" "$(cat /run/log.records)"
+    $engine rm --force "$id" >/dev/null
+}
+
+@test "explain foresees what the hook does: labels" {
+    local engine
+    for engine in as_root as_alice; do
+        printf 'FROM localhost/busybox:amd64\nLABEL toolbox-arch=arm64\n' | $engine build --quiet --tag localhost/labelled:amd64 - >/dev/null
+        printf 'FROM localhost/busybox:arm64\nLABEL toolbox-arch=s390x\n' | $engine build --quiet --tag localhost/labelled:arm64 - >/dev/null
+    done
+    # The first program is native, and belongs to the image: then so is the image.
+    foresees as_alice not_asked - - localhost/labelled:amd64 true
+    foresees as_root not_asked - - localhost/labelled:amd64 true
+    foresees as_alice emulated shared "toolbox-arch label of the image" localhost/labelled:arm64 true
+    foresees as_alice off - - --annotation toolbx.arch=none localhost/labelled:arm64 true
+    explains as_alice --json localhost/labelled:amd64
+    holds '.decision == "not_asked"'
+    # The policy does not listen to labels.
+    mkdir -p /etc/toolbx-arch
+    echo '{"annotations": ["toolbx.arch"]}' >/etc/toolbx-arch/policy.json
+    foresees as_alice emulated shared program localhost/labelled:arm64 true
+    foresees as_root emulated private program --userns=auto localhost/labelled:arm64 true
+    explains as_alice --json localhost/labelled:arm64
+    holds '(.why | contains("decided by program")) and (.targets | map(.target)) == ["aarch64"]'
+    foresees as_alice refused - - --annotation toolbox-arch=arm64 $arm true
+}
+
+@test "explain foresees what the hook does: user namespaces" {
+    local private=toolbx.arch.userns=private engine=toolbx.arch.userns=engine asked="--annotation toolbx.arch=arm64"
+    # Without precreate.
+    foresees as_root refused - - $arm true
+    foresees as_root emulated private toolbx.arch --userns=auto --annotation $private $asked $arm true
+    foresees as_alice refused - - --annotation $private $asked $arm true
+    foresees as_alice refused - - --annotation $private $arm true
+    foresees as_alice emulated shared toolbx.arch --annotation $engine $asked $arm true
+    foresees as_alice emulated private program --userns=keep-id $arm true
+    toolbx-arch enable --precreate
+    foresees as_root emulated private program $arm true
+    foresees as_root emulated private toolbx.arch --annotation $private $asked $arm true
+    foresees as_root refused - - --annotation $engine $asked $arm true
+    foresees as_alice emulated shared program $arm true
+    foresees as_alice emulated private toolbx.arch --annotation $private $asked $arm true
+    foresees as_alice emulated shared toolbx.arch --annotation $engine $asked $arm true
+    mkdir -p /etc/toolbx-arch
+    echo '{"userns": "engine"}' >/etc/toolbx-arch/policy.json
+    foresees as_root refused - - $asked $arm true
+    foresees as_root emulated private toolbx.arch --annotation $private $asked $arm true
+    echo '{"userns": "private"}' >/etc/toolbx-arch/policy.json
+    foresees as_alice emulated private program $arm true
+    foresees as_alice emulated shared toolbx.arch --annotation $engine $asked $arm true
+}
+
+@test "explain foresees what the hook does: none, where a policy is broken" {
+    toolbx-arch enable --precreate
+    mkdir -p /etc/toolbx-arch
+    echo '{' >/etc/toolbx-arch/policy.json
+    local engine
+    for engine in as_root as_alice; do
+        foresees $engine refused - - --annotation toolbx.arch=arm64 $arm true
+        foresees $engine off - - --annotation toolbx.arch=none localhost/busybox:amd64 true
+        foresees $engine off - - --annotation toolbx.arch=None --annotation toolbx.arch.other=x $arm true
+        run --separate-stderr $engine run --rm --network none --annotation toolbx.arch=none localhost/busybox:amd64 uname -m
+        prints x86_64
+    done
+    # A policy that lets no annotation decide has nothing to say there either.
+    echo '{"annotations": []}' >/etc/toolbx-arch/policy.json
+    foresees as_alice off - - --annotation toolbx.arch=none $arm true
+    foresees as_alice refused - - --annotation toolbx.arch=auto $arm true
+}
+
+@test "explain: files that cannot be looked at" {
+    as_alice create --name plain $arm true >/dev/null
+    as_alice create --name asked --annotation toolbx.arch=arm64 $arm true >/dev/null
+    # As where the kernel cannot put layers together.
+    run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch explain --json plain
+    holds '.decision == "unknown" and (.why | contains("is not known")) and (.notes[0] | contains("fsopen overlay"))'
+    run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch explain --json asked
+    holds '.decision == "emulated" and (.notes[0] | contains("its files cannot be looked at: fsopen overlay"))'
+    # A file system that does not answer.
+    mkdir -p "$RUN/dead" "$RUN/bundle"
+    /usr/bin/python3 - "$RUN/dead" <<'END' &
+import ctypes, os, sys, time
+fd = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b"x", sys.argv[1].encode(), b"fuse", 0, options): raise OSError(ctypes.get_errno(), "mount")
+time.sleep(60)
+END
+    local silent=$!
+    until grep -q "$RUN/dead" /proc/self/mountinfo; do kill -0 $silent; done
+    echo "{\"root\": {\"path\": \"$RUN/dead/rootfs\"}, \"process\": {\"args\": [\"sh\"]}}" >"$RUN/bundle/config.json"
+    run --separate-stderr timeout 10 toolbx-arch explain --json --bundle "$RUN/bundle"
+    umount --lazy "$RUN/dead"
+    kill $silent
+    holds '.decision == "unknown" and .notes == ["its files cannot be looked at: they do not answer within three seconds"]'
+    rm -r "$RUN/bundle"
+}
+
 @test "explain: nothing of an image reaches the terminal but text" {
     local container
     container=$(alice buildah from localhost/busybox:amd64)

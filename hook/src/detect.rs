@@ -87,20 +87,20 @@ pub fn detect(root: BorrowedFd, command: &Command) -> Option<Detected> {
         }
     }
     root.stays_on_mount = false;
-    patiently(|| detect_in(&root, command))
+    let look = || detect_in(&root, command).map(|detected| detected.to_line()).unwrap_or_default();
+    Detected::from_line(&patiently(look)?)
 }
 
-/// What `look` finds, unless that takes too long.
+/// What `look` finds, up to 8 KiB of it; `None` if that takes longer than three seconds.
 ///
 /// In a child process, which can be killed where a thread could not: and a process with two threads
 /// cannot enter a user namespace.
-fn patiently(look: impl FnOnce() -> Option<Detected>) -> Option<Detected> {
+pub fn patiently(look: impl FnOnce() -> Vec<u8>) -> Option<Vec<u8>> {
     let (answer, sender) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
     let Some(child) = kernel::fork().ok()? else {
         // Who waits until our standard streams are closed must not wait for what hangs.
         leave_standard_streams();
-        let line = look().map(|detected| detected.to_line()).unwrap_or_default();
-        let _ = File::from(sender).write_all(&line);
+        let _ = File::from(sender).write_all(&look());
         std::process::exit(0);
     };
     drop(sender);
@@ -114,7 +114,7 @@ fn patiently(look: impl FnOnce() -> Option<Detected>) -> Option<Detected> {
     }
     // What hangs may do so even now; it is then nobody's child when we end.
     let _ = rustix::process::waitpid(Some(child), WaitOptions::NOHANG);
-    Detected::from_line(&line)
+    answered.then_some(line)
 }
 
 fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
@@ -149,13 +149,17 @@ fn leave_standard_streams() {
 }
 
 impl Detected {
-    fn to_line(&self) -> Vec<u8> {
+    /// For another process, which understands it by [`Self::from_line`].
+    #[must_use]
+    pub fn to_line(&self) -> Vec<u8> {
         let is_first = if self.is_first { "first" } else { "other" };
         let start = format!("{}\0{is_first}\0", self.arch.name);
         [start.as_bytes(), self.program.as_os_str().as_bytes()].concat()
     }
 
-    fn from_line(line: &[u8]) -> Option<Self> {
+    /// What [`Self::to_line`] wrote.
+    #[must_use]
+    pub fn from_line(line: &[u8]) -> Option<Self> {
         let mut fields = line.splitn(3, |byte| *byte == 0);
         let arch = arch::find(str::from_utf8(fields.next()?).ok()?)?;
         let is_first = fields.next()? == b"first";

@@ -4,15 +4,14 @@
 //! files are mounted nowhere and which have no process, the same functions tell as much as can be
 //! known before a start.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use toolbx_arch::arch::Arch;
 use toolbx_arch::arguments::Arguments;
 use toolbx_arch::binfmt::visible_path;
-use toolbx_arch::detect;
+use toolbx_arch::detect::Detected;
 use toolbx_arch::emulator;
 use toolbx_arch::hook::{self, Decision, Emulation, Needs};
 use toolbx_arch::instance::Visible;
@@ -20,15 +19,15 @@ use toolbx_arch::labels;
 use toolbx_arch::message;
 use toolbx_arch::oci::{Root, State};
 use toolbx_arch::orders::Orders;
-use toolbx_arch::policy::{self, Credentials, Policy, Userns};
-use toolbx_arch::request::{self, Evidence, Request, UsernsWish};
+use toolbx_arch::policy::{self, Credentials, Policy};
+use toolbx_arch::request::{self, Evidence, Request};
 use toolbx_arch::scope::Scope;
 use toolbx_arch::toolbx;
 use toolbx_arch::trust::{Caller, LazyHost};
 
 use crate::args::Explain;
 use crate::subject::Subject;
-use crate::{caller, history, list, podman, terminal};
+use crate::{caller, history, podman, terminal};
 
 pub fn run(arguments: &Explain) -> Result<()> {
     let subject = match (&arguments.bundle, &arguments.name) {
@@ -96,29 +95,44 @@ impl Subject {
     fn foresee(self) -> (Evidence, Vec<String>, Result<Outcome>) {
         let command = self.bundle.config.command.as_ref();
         let host = LazyHost::default();
-        let mut notes = Vec::new();
-        let detected = match (self.files, command) {
-            (Ok(files), Some(command)) => detect::detect(files.as_fd(), command),
-            (Err(why), _) => {
-                notes.push(format!("its files cannot be looked at: {}", message::line(&why)));
-                None
-            }
-            (Ok(_), None) => None,
+        let (detected, unseen) = match self.detect() {
+            Ok(detected) => (detected, None),
+            Err(why) => (None, Some(message::line(&why))),
         };
         let mut evidence = Evidence {
             devices: self.devices,
             annotations: self.bundle.config.annotations.clone().unwrap_or_default(),
-            label: self.label,
+            label: None,
             toolbx: command.and_then(toolbx::architecture),
             detected,
         };
-        if evidence.label.is_none() {
-            let bundle = &self.bundle.path;
-            evidence.label = host.get().ok().and_then(|host| labels::find(bundle, host));
+        if evidence.may_have_label() {
+            let find = |host| match self.label {
+                Some(label) => labels::listened_to(label, host),
+                None => labels::find(&self.bundle.path, host),
+            };
+            evidence.label = host.get().ok().and_then(find);
         }
-        let outcome =
-            foresee(&evidence, self.has_own_user_namespace, self.calling.precreate, &host);
-        (evidence, notes, outcome)
+        let outcome = match (evidence.need(), &unseen) {
+            _ if evidence.says_none() => Ok(Outcome::Off),
+            (None, Some(_)) => Ok(Outcome::Unknown),
+            (None, None) => Ok(Outcome::NotAsked),
+            (Some(need), _) => {
+                foresee(&evidence, self.has_own_user_namespace, self.calling.precreate, &host)
+                    .or_else(|why| {
+                        hook::left(need, evidence.detected.as_ref(), why).map(Outcome::Left)
+                    })
+            }
+        };
+        (evidence, unseen.into_iter().collect(), outcome)
+    }
+
+    /// What its programs are. Fails where its files cannot be looked at.
+    fn detect(&self) -> Result<Option<Detected>> {
+        const WHAT: &str = "its files cannot be looked at";
+        let files = self.files.as_ref().context("config.json names no rootfs").context(WHAT)?;
+        let Some(command) = &self.bundle.config.command else { return Ok(None) };
+        files.detect(command).context(WHAT)
     }
 }
 
@@ -126,6 +140,8 @@ impl Subject {
 enum Outcome {
     /// The hook is not called, for this reason.
     NotCalled(&'static str),
+    /// Nothing asks for anything, and what the programs are cannot be seen.
+    Unknown,
     NotAsked,
     Off,
     Native,
@@ -199,9 +215,6 @@ fn foresee(
     precreate: bool,
     host: &LazyHost,
 ) -> Result<Outcome> {
-    if evidence.need().is_none() {
-        return Ok(Outcome::NotAsked);
-    }
     let host = host.get()?;
     let policy = Policy::load(host)?;
     let wish = match request::decide(evidence, &policy, Arch::is_native)? {
@@ -211,19 +224,16 @@ fn foresee(
         Request::Emulate(wish) => wish,
     };
     let without = Scope::without_user_namespace(host.caller);
-    let gets_one = match policy.userns {
-        Userns::Private => precreate,
-        Userns::Rootful => precreate && without == Scope::Host,
-        Userns::Engine => precreate && wish.userns == Some(UsernsWish::Private),
-    };
+    let gets_one = precreate && request::gets_user_namespace(&wish, &policy, without);
     let scope = if has_own || gets_one { Scope::Private } else { without };
-    let visible = Visible::of_the_engine().transpose()?;
+    hook::ensure_in_scope(&wish, scope)?;
+    let engines = Visible::of_the_engine();
     if scope == Scope::Host {
-        return hook::inherit(visible.as_ref(), &wish.targets).map(Outcome::from);
+        return hook::inherit(engines.transpose()?.as_ref(), &wish.targets).map(Outcome::from);
     }
-    let is_served = visible.is_some_and(|visible| visible.lacks(&wish.targets).is_none())
-        && !wish.targets.iter().any(|arch| wish.told(arch).asked);
-    if scope == Scope::Shared && is_served {
+    let visible = engines.as_ref().and_then(|visible| visible.as_ref().ok());
+    let missing = hook::missing(&wish, visible.filter(|_| scope == Scope::Shared), &policy);
+    if missing.is_empty() {
         return Ok(Outcome::Inherited(scope));
     }
     let find = |arch: &&'static Arch| -> Result<Target> {
@@ -236,11 +246,15 @@ fn foresee(
         Ok(Target { arch, emulator, arguments, handler: None })
     };
     let mut targets = Vec::new();
-    for target in wish.targets.iter().map(find) {
+    let mut left_out = None;
+    for target in missing.iter().map(find) {
         match target {
-            Err(why) if wish.as_found && list::is_missing(&why) => {}
+            Err(why) if wish.as_found => left_out = left_out.or(Some(why)),
             target => targets.push(target?),
         }
+    }
+    if let (Some(why), true) = (left_out, targets.is_empty()) {
+        return Err(why);
     }
     let by = wish.sources.first().map(|(source, _)| *source);
     Ok(Outcome::Emulated { scope, targets, by, warning: wish.contradiction })
@@ -250,6 +264,7 @@ impl Outcome {
     fn name(&self) -> &'static str {
         match self {
             Self::NotCalled(_) => "not_called",
+            Self::Unknown => "unknown",
             Self::NotAsked => "not_asked",
             Self::Off => "off",
             Self::Native => "native",
@@ -278,6 +293,11 @@ impl Outcome {
     fn sentence(&self) -> String {
         match self {
             Self::NotCalled(why) => format!("left alone: {why}"),
+            Self::Unknown => {
+                "not to be foreseen: nothing asks for another architecture, and for which \
+                              one its programs are is not known"
+                    .to_owned()
+            }
             Self::NotAsked => {
                 "left alone: nothing asks for another architecture, and no program of \
                                one was seen"

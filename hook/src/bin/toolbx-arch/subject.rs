@@ -1,9 +1,8 @@
 //! What `explain` explains: a container, an image or a bundle, as far as it can be seen from outside.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use toolbx_arch::arch::Arch;
 use toolbx_arch::labels::{self, Label};
@@ -16,7 +15,7 @@ use toolbx_arch::trust::Caller;
 use crate::hooks_d::{self, Calls, DropIns};
 use crate::person::Person;
 use crate::podman::{self, GraphDriver};
-use crate::rootfs;
+use crate::rootfs::Rootfs;
 
 /// What is to be explained.
 pub struct Subject {
@@ -27,8 +26,8 @@ pub struct Subject {
     /// Its process, if it runs.
     pub pid: Option<i32>,
     pub bundle: Bundle,
-    /// Its files, if it does not run.
-    pub files: Result<OwnedFd>,
+    /// Its files, which matter if it does not run; none if it names none.
+    pub files: Option<Rootfs>,
     /// The label `toolbox-arch`, where it is not in the bundle's storage.
     pub label: Option<Label>,
     pub has_own_user_namespace: bool,
@@ -97,7 +96,7 @@ impl Subject {
                 container.name, container.id, container.state.status
             ),
             pid: Some(container.state.pid).filter(|pid| *pid > 0),
-            files: files(&container.rootfs, &container.graph_driver),
+            files: Some(files(container.rootfs, &container.graph_driver)),
             label: None,
             calling: Calling::for_podmans(&bundle, &devices)?,
             devices,
@@ -125,7 +124,7 @@ impl Subject {
             calling: Calling::for_podmans(&bundle, &[])?,
             devices: Vec::new(),
             bundle,
-            files: files(Path::new(""), &image.graph_driver),
+            files: Some(Rootfs::Layers(image.graph_driver.layers())),
             label: image.labels.and_then(|mut labels| {
                 Some(Label { source: labels::OF_IMAGE, value: labels.remove("toolbox-arch")? })
             }),
@@ -139,10 +138,6 @@ impl Subject {
         let bundle = read_bundle(&directory)?.with_context(|| {
             format!("{} has no config.json, so it is no bundle", directory.display())
         })?;
-        let files = match bundle.rootfs() {
-            Some(path) => rootfs::open(&path),
-            None => Err(anyhow!("config.json names no rootfs")),
-        };
         Ok(Self {
             title: format!("bundle {}", directory.display()),
             id: None,
@@ -150,8 +145,8 @@ impl Subject {
             calling: Calling::default(),
             devices: devices(&directory),
             has_own_user_namespace: bundle.config.has_own_user_namespace(),
+            files: bundle.rootfs().map(Rootfs::Directory),
             bundle,
-            files,
             label: None,
         })
     }
@@ -203,11 +198,11 @@ fn to_be_made(container: &podman::Container) -> Bundle {
     }
 }
 
-fn files(rootfs: &Path, layers: &GraphDriver) -> Result<OwnedFd> {
+fn files(rootfs: PathBuf, layers: &GraphDriver) -> Rootfs {
     if rootfs.as_os_str().is_empty() {
-        rootfs::put_together(&layers.layers())
+        Rootfs::Layers(layers.layers())
     } else {
-        rootfs::open(rootfs)
+        Rootfs::Directory(rootfs)
     }
 }
 
