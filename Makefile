@@ -52,6 +52,9 @@ MANDIR = $(SHAREDIR)/man
 DOCDIR = $(SHAREDIR)/doc/toolbx-arch
 # What `toolbx-arch prepare` writes.
 STATE = $(DESTDIR)/var/lib/toolbx-arch
+# What `toolbx-arch cdi`, `enable` and `disable` write; and what they leave when they are killed.
+WRITTEN = $(addprefix $(DESTDIR)/etc/,cdi/toolbx-arch.json cdi/toolbx-arch.new-* \
+	containers/containers.conf.d/toolbx-arch.conf containers/containers.conf.d/toolbx-arch.new-*)
 
 # To build: a C linker with a C library for what runs while building, the binutils, and go-md2man for
 # the man pages.
@@ -119,7 +122,9 @@ install:
 	$(if $(DESTDIR),,$(BINDIR)/toolbx-arch prepare >/dev/null || \
 		echo "not every emulator is prepared; to try again, run: toolbx-arch prepare" >&2)
 
+# With the CDI devices and without the binary, no container that has one would start.
 uninstall:
+	rm -f $(WRITTEN)
 	rm -f $(DROP_INS)/50-toolbx-arch.json
 	rm -f $(MANDIR)/man8/toolbx-arch-hook.8 $(MANDIR)/man5/toolbx-arch-policy.5
 	rm -f $(MANDIR)/man1/toolbx-arch.1 $(MANDIR)/man1/toolbx-arch-*.1 $(BINDIR)/toolbx-arch

@@ -41,6 +41,9 @@ source=$BATS_TEST_DIRNAME/..
 755 usr/bin/toolbx-arch
 755 usr/libexec/oci/hooks.d/toolbx-arch-hook
 EOF
+    # As `toolbx-arch cdi`, `enable` and `disable` write, and leave when they are killed.
+    mkdir -p "$to"/etc/{cdi,containers/containers.conf.d}
+    touch "$to"/etc/cdi/toolbx-arch.{json,new-7} "$to"/etc/containers/containers.conf.d/toolbx-arch.{conf,new-7}
     make --no-print-directory -C "$source" uninstall DESTDIR="$to" >/dev/null
     run find "$to" -path '*toolbx*'
     prints ""

@@ -106,17 +106,32 @@ fresh_rpm() { forget; install_rpm; }
     run -127 alice toolbx-arch doctor
 }
 
-@test "deb: removed while it is switched on, or off, containers start" {
-    local choice
+# What toolbx-arch has written goes with it; what users have written for themselves does no harm.
+switched_and_removed() { # deb|rpm
+    local choice caller
     for choice in "enable --annotation-only" "enable --precreate" disable; do
-        install_deb
+        "install_$1"
         toolbx-arch $choice
-        remove_deb
-        run --separate-stderr as_root run --rm --network none localhost/busybox:amd64 uname -m
-        prints x86_64
-        rm -r /etc/containers/containers.conf.d
+        toolbx-arch cdi --install
+        [ "$choice" = "enable --precreate" ] || alice toolbx-arch $choice
+        touch /etc/cdi/toolbx-arch.new-1 /etc/containers/containers.conf.d/{toolbx-arch.new-1,other.conf} # of one that was killed
+        "remove_$1"
+        [ "$(ls /etc/cdi /etc/containers/containers.conf.d)" = $'/etc/cdi:\n\n/etc/containers/containers.conf.d:\nother.conf' ] ||
+            fail "$(ls /etc/cdi /etc/containers/containers.conf.d)"
+        for caller in as_root as_alice; do
+            run --separate-stderr $caller run --rm --network none localhost/busybox:amd64 uname -m
+            prints x86_64
+            # Whoever still asks for the device is told that there is none.
+            run --separate-stderr $caller run --rm --network none --device toolbx.dev/arch=arm64 localhost/busybox:amd64 true
+            refused "toolbx.dev/arch"
+            [[ "$stderr" != *toolbx-arch-hook* ]] || fail "$stderr"
+        done
+        rm -rf /etc/containers/containers.conf.d /etc/cdi /home/alice/.config
     done
 }
+
+@test "deb: removed while it is switched on, or off, containers start" { switched_and_removed deb; }
+@test "rpm: removed while it is switched on, or off, containers start" { switched_and_removed rpm; }
 
 @test "deb: removed and not purged, it leaves nothing either" {
     install_deb
