@@ -200,16 +200,16 @@ fn several_targets_get_a_handler_each() {
 fn sysctls_are_the_networks_or_refused() {
     let case = |stage, network| Case { stage, network, ..Case::asking("arm64") };
     for (stage, part) in [
-        ("create-runtime --sysctl=kernel.hostname=x", "not of a network"),
-        ("create-runtime --sysctl=/proc/sys/net/ipv4/ip_forward=1", "not of a network"),
-        ("create-runtime --sysctl=net/../kernel/hostname=x", "EXDEV"),
-        ("create-runtime --sysctl=net=1", "ENOENT"),
-        ("create-runtime --sysctl=net.nothing=1", "ENOENT"),
-        ("create-runtime --sysctl=net.ipv4.ip_forward=maybe", "EINVAL"),
+        ("create-runtime --sysctl kernel.hostname x", "not of a network"),
+        ("create-runtime --sysctl /proc/sys/net/ipv4/ip_forward 1", "not of a network"),
+        ("create-runtime --sysctl net/../kernel/hostname x", "EXDEV"),
+        ("create-runtime --sysctl net 1", "ENOENT"),
+        ("create-runtime --sysctl net.nothing 1", "ENOENT"),
+        ("create-runtime --sysctl net.ipv4.ip_forward maybe", "EINVAL"),
     ] {
         case(stage, true).is_refused(part);
     }
-    let own = "create-runtime --sysctl=net.ipv4.ip_forward=1";
+    let own = "create-runtime --sysctl net.ipv4.ip_forward 1";
     case(own, false).is_refused("the engine's own");
     let read = "cat /proc/sys/net/ipv4/ip_forward";
     assert_eq!(Case { then: read, ..case(own, true) }.run().then, "1");

@@ -64,7 +64,7 @@ fn what_is_not_for_us_passes_byte_for_byte() {
 fn bad_input_is_refused_and_nothing_is_printed() {
     let asking = |rest: &str| {
         format!(
-            r#"{{"annotations": {{"toolbx.arch": "s390x", "toolbx.arch.userns": "private"}}{rest}}}"#
+            r#"{{"annotations": {{"toolbx.arch": "s390x", "toolbx.arch.userns": "private"}}, "root": {{"path": "/"}}{rest}}}"#
         )
     };
     let overlapping = r#", "linux": {"namespaces": [{"type": "user"}], "uidMappings": [
@@ -85,6 +85,8 @@ fn bad_input_is_refused_and_nothing_is_printed() {
         (asking(""), "toolbx-arch-hook would not be started"),
         (asking("").replace("private", "\\u001b[31m"), "neither private nor engine"),
         (asking("").replace("s390x", "s390y"), "did you mean"),
+        (asking("").replace(r#""/""#, r#""/nowhere""#), "open /nowhere: ENOENT"),
+        (asking("").replace(r#""/""#, r#""relative""#), "names no root directory"),
         (large, "larger than 16 MiB"),
     ] {
         let (status, out, err) = precreate(config.as_bytes());
