@@ -51,7 +51,7 @@ PODMAN_DROP_INS = $(DATA)/podman-hooks.d
 MANDIR = $(SHAREDIR)/man
 DOCDIR = $(SHAREDIR)/doc/toolbx-arch
 # What `toolbx-arch prepare` writes.
-STATE = $(DESTDIR)/var/lib/toolbx-arch
+PREPARED = $(DESTDIR)/usr/libexec/toolbx-arch
 # What `toolbx-arch cdi`, `enable` and `disable` write; and what they leave when they are killed.
 WRITTEN = $(addprefix $(DESTDIR)/etc/,cdi/toolbx-arch.json cdi/toolbx-arch.new-* \
 	containers/containers.conf.d/toolbx-arch.conf containers/containers.conf.d/toolbx-arch.new-*)
@@ -131,9 +131,9 @@ uninstall:
 	rm -f $(SHAREDIR)/bash-completion/completions/toolbx-arch \
 		$(SHAREDIR)/zsh/site-functions/_toolbx-arch \
 		$(SHAREDIR)/fish/vendor_completions.d/toolbx-arch.fish
-	rm -rf $(DOCDIR) $(DATA) $(STATE)/emulators
+	rm -rf $(DOCDIR) $(DATA) $(PREPARED)/emulators
 	rm -f $(LIBEXEC)/toolbx-arch-hook
-	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) $(STATE) 2>/dev/null || true
+	rmdir --ignore-fail-on-non-empty $(DROP_INS) $(LIBEXEC) $(PREPARED) 2>/dev/null || true
 
 deb rpm: build
 	packaging/package $@

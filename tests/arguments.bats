@@ -92,7 +92,7 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     # Of all emulators that there are, too; whether they are prepared or not.
     told =all .cpu.arm64=cortex-a57 .uname=7.7.7 -- $arm uname -rm
     prints "7.7.7 aarch64"
-    rm /var/lib/toolbx-arch/emulators/qemu-aarch64-static
+    rm /usr/libexec/toolbx-arch/emulators/qemu-aarch64-static
     told =all .cpu.arm64=cortex-a57 -- $arm uname -m
     toolbx-arch prepare arm64 >/dev/null
     prints "aarch64"

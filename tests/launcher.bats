@@ -45,7 +45,7 @@ plain_emulator() {
 
 # A container of Debian, in which programs are executed: the guests, and evil.
 start() { # plain|copy|prepared engine podman-run-option…
-    rm -rf /etc/toolbx-arch /var/lib/toolbx-arch/emulators
+    rm -rf /etc/toolbx-arch /usr/libexec/toolbx-arch/emulators
     case $1 in
     plain) plain_emulator ;;
     prepared) toolbx-arch prepare arm64 >/dev/null ;;
@@ -273,7 +273,7 @@ END
     keep /usr/bin/qemu-aarch64-static
     for launcher in "${launchers[@]}"; do
         start $launcher
-        for file in /usr/bin/qemu-aarch64-static /var/lib/toolbx-arch/emulators/*; do
+        for file in /usr/bin/qemu-aarch64-static /usr/libexec/toolbx-arch/emulators/*; do
             [ ! -e "$file" ] || { cp /bin/false "$file.new" && mv "$file.new" "$file"; }
         done
         each_prints user <<<'setuid ids => guest 1000/0 1000/1000 secure=1'

@@ -6,7 +6,7 @@ load helpers
 source=$BATS_TEST_DIRNAME/..
 hook=/usr/libexec/oci/hooks.d/toolbx-arch-hook
 drop_in=/usr/share/containers/oci/hooks.d/50-toolbx-arch.json
-prepared=/var/lib/toolbx-arch/emulators
+prepared=/usr/libexec/toolbx-arch/emulators
 
 setup_file() {
     make --no-print-directory --silent -C "$source" uninstall
@@ -59,7 +59,7 @@ lives() { # deb|rpm: install, run, upgrade, run, remove
     runs
     "remove_$1"
     diff "$RUN/without" <(find /usr /etc -xdev | sort)
-    [ ! -e /var/lib/toolbx-arch ]
+    [ ! -e /usr/libexec/toolbx-arch ]
     run as_alice run --rm localhost/busybox:arm64 uname -m
     refused "xec format error"
 }
@@ -137,7 +137,7 @@ switched_and_removed() { # deb|rpm
     install_deb
     "${deb[@]}" --remove toolbx-arch >/dev/null
     diff "$RUN/without" <(find /usr /etc -xdev | sort)
-    [ ! -e /var/lib/toolbx-arch ]
+    [ ! -e /usr/libexec/toolbx-arch ]
     run "${deb[@]}" --status toolbx-arch
     refused "is not installed" # not "config-files"
 }
@@ -215,7 +215,7 @@ follow() { # deb|rpm
     [ -x $prepared/qemu-s390x-static ]
     run -0 "remove_both_$1"
     [[ "$output" != *"not every emulator"* ]] || fail "$output"
-    [ ! -e /var/lib/toolbx-arch ]
+    [ ! -e /usr/libexec/toolbx-arch ]
 }
 
 fails_alone() { # deb|rpm
@@ -235,11 +235,11 @@ fails_alone() { # deb|rpm
     rm $prepared
     "remove_emulator_$1"
     [ -x $prepared/qemu-aarch64-static ]
-    touch /var/lib/toolbx-arch/own
+    touch /usr/libexec/toolbx-arch/own
     "remove_$1"
-    run ls -A /var/lib/toolbx-arch
+    run ls -A /usr/libexec/toolbx-arch
     prints own
-    rm -r /var/lib/toolbx-arch
+    rm -r /usr/libexec/toolbx-arch
 }
 
 @test "deb: prepared copies follow the emulators" { follow deb; }
@@ -250,13 +250,13 @@ fails_alone() { # deb|rpm
 @test "make install prepares emulators, make uninstall takes the copies away, neither does elsewhere" {
     local make=(make --no-print-directory --silent -C "$source")
     "${make[@]}" install DESTDIR="$RUN/destination"
-    [ ! -e /var/lib/toolbx-arch ]
+    [ ! -e /usr/libexec/toolbx-arch ]
     "${make[@]}" install
     [ -x $prepared/qemu-aarch64-static ]
     "${make[@]}" uninstall DESTDIR="$RUN/destination"
     [ -x $prepared/qemu-aarch64-static ]
     "${make[@]}" uninstall
-    [ ! -e /var/lib/toolbx-arch ]
+    [ ! -e /usr/libexec/toolbx-arch ]
 }
 
 @test "both bring what make install does, and their own documents" {

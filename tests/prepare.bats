@@ -3,7 +3,7 @@
 bats_require_minimum_version 1.5.0
 load helpers
 
-copies=/var/lib/toolbx-arch/emulators
+copies=/usr/libexec/toolbx-arch/emulators
 copy=$copies/qemu-aarch64-static
 arm=localhost/busybox:arm64
 
@@ -16,6 +16,13 @@ teardown() {
     toolbx-arch prepare >/dev/null
 }
 
+# Changes an extended attribute, or takes it away.
+label() { # file [label]
+    python3 -c 'import os, sys
+name = "security.selinux"
+if sys.argv[2:]: os.setxattr(sys.argv[1], name, sys.argv[2].encode() + b"\0")
+else: os.removexattr(sys.argv[1], name)' "$@"
+}
 # Runs a container; which form of the emulator it had.
 uses() { # prepared|copy|none part-of-the-reason
     run --separate-stderr as_alice run --rm --userns=keep-id $arm uname -m
@@ -29,12 +36,12 @@ fresh() { # name: by --check and --json
 }
 
 @test "it makes what is missing, keeps what is fresh, removes what is needless" {
-    rm -r /var/lib/toolbx-arch
+    rm -r /usr/libexec/toolbx-arch
     uses copy "there is no prepared copy; run: sudo toolbx-arch prepare"
     run --separate-stderr toolbx-arch prepare --check
     [ "$status" = 1 ]
     [[ "$output" == *"missing qemu-aarch64-static"* ]] || fail "$output"
-    [ ! -e /var/lib/toolbx-arch ]
+    [ ! -e /usr/libexec/toolbx-arch ]
     run --separate-stderr toolbx-arch prepare arm64 linux/s390x
     prints "prepared qemu-aarch64-static
 prepared qemu-s390x-static"
@@ -67,10 +74,82 @@ prepared qemu-s390x-static"
 @test "a copy keeps the emulator's mode and label" {
     cp /usr/bin/qemu-aarch64-static /usr/local/bin/
     chmod 511 /usr/local/bin/qemu-aarch64-static
-    python3 -c 'import os; os.setxattr("/usr/local/bin/qemu-aarch64-static", "security.selinux", b"system_u:object_r:bin_t:s0\0")'
+    label /usr/local/bin/qemu-aarch64-static system_u:object_r:bin_t:s0
     toolbx-arch prepare arm64 >/dev/null
     [ "$(stat -c '%a %U' $copy)" = "511 root" ]
     [ "$(python3 -c "import os; print(os.getxattr('$copy', 'security.selinux'))")" = "b'system_u:object_r:bin_t:s0\x00'" ]
+}
+
+# As a relabelling of the whole machine leaves it, where the policy has no name for the directory.
+@test "SELinux: a copy with another label than its emulator's is not used, and made again" {
+    local emulator=/usr/local/bin/qemu-aarch64-static bin=system_u:object_r:bin_t:s0 other=system_u:object_r:var_lib_t:s0
+    cp /usr/bin/qemu-aarch64-static $emulator
+    differs() { # how the labels differ
+        uses copy "$copy has another SELinux label than its emulator: $1; run: sudo toolbx-arch prepare"
+        fresh qemu-aarch64-static stale
+        run --separate-stderr toolbx-arch doctor --json
+        jq -e --arg how "$1" 'any(.[]; .check == "launcher" and .status == "warning" and
+            (.says | contains($how)) and .fix == "run: sudo toolbx-arch prepare")' <<<"$output" >/dev/null || fail "$output"
+        toolbx-arch prepare arm64 >/dev/null
+        uses prepared
+    }
+    toolbx-arch prepare arm64 >/dev/null
+    uses prepared
+    label $copy $other
+    differs "$other instead of none"
+    label $emulator $bin
+    differs "none instead of $bin"
+    label $copy $other
+    differs "$other instead of $bin"
+    label $copy
+    differs "none instead of $bin"
+    # A relabelling of both is none of the hook's business.
+    label $copy $other
+    label $emulator $other
+    uses prepared
+}
+
+@test "where every file has the same time, as in an image of ostree, a copy stays fresh" {
+    cp /usr/bin/qemu-aarch64-static /usr/local/bin/
+    toolbx-arch prepare arm64 >/dev/null
+    touch -d @0 /usr/local/bin/qemu-aarch64-static
+    uses prepared
+    fresh qemu-aarch64-static
+    # The time alone tells nothing then; the rest does.
+    printf x >>/usr/local/bin/qemu-aarch64-static
+    touch -d @0 /usr/local/bin/qemu-aarch64-static
+    fresh qemu-aarch64-static stale
+}
+
+@test "where /usr cannot be written, it says so, unless there is nothing to write" {
+    toolbx-arch prepare >/dev/null
+    mount --bind $copies $copies
+    mount -o remount,bind,ro $copies
+    run --separate-stderr toolbx-arch prepare
+    prints "nothing to prepare: 31 in $copies, all fresh"
+    umount $copies
+    rm $copies/qemu-s390x-static
+    mount --bind $copies $copies
+    mount -o remount,bind,ro $copies
+    run --separate-stderr toolbx-arch prepare
+    refused "$copies is on a read-only file system; if /usr comes as an image"
+    run --separate-stderr toolbx-arch prepare --check
+    [[ "$status" = 1 && "$output" == "missing qemu-s390x-static" ]] || fail "$output"
+    umount $copies
+}
+
+@test "what earlier versions had in /var/lib is taken away, and nothing else there" {
+    mkdir -p /var/lib/toolbx-arch/emulators
+    touch /var/lib/toolbx-arch/emulators/qemu-arm-static
+    run -0 toolbx-arch prepare --check
+    [ -e /var/lib/toolbx-arch/emulators/qemu-arm-static ]
+    run -0 toolbx-arch prepare
+    [ ! -e /var/lib/toolbx-arch ]
+    mkdir -p /var/lib/toolbx-arch/emulators
+    touch /var/lib/toolbx-arch/own
+    run -0 toolbx-arch prepare
+    [ "$(ls /var/lib/toolbx-arch)" = own ]
+    rm -r /var/lib/toolbx-arch
 }
 
 @test "a copy that does not fit is not used, and made again" {

@@ -10,8 +10,6 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader};
-use rustix::fs::XattrFlags;
-use rustix::io::Errno;
 
 use crate::elf::{self, Program};
 use crate::message::Call;
@@ -139,16 +137,4 @@ fn header_bytes(header: &ProgramHeader) -> Vec<u8> {
     let halves = [header.p_type, header.p_flags];
     let halves = halves.into_iter().flat_map(u32::to_le_bytes);
     halves.chain(words.into_iter().flat_map(u64::to_le_bytes)).collect()
-}
-
-/// Gives `to` the label by which `SELinux` lets containers execute `from`.
-pub fn copy_label(from: &File, to: &File) -> Result<()> {
-    const LABEL: &str = "security.selinux";
-    let mut label = [0; 4096];
-    match rustix::fs::fgetxattr(from, LABEL, &mut label) {
-        Ok(length) => rustix::fs::fsetxattr(to, LABEL, &label[..length], XattrFlags::empty())
-            .call(|| format!("fsetxattr {LABEL}")),
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-        Err(errno) => Err(errno).call(|| format!("fgetxattr {LABEL}")),
-    }
 }

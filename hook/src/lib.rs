@@ -2,7 +2,7 @@
 //!
 //! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`
 //! and [`sqlite`], `detect`, `policy`, `request` and [`arguments`], `container`, `scope`, `emulator`,
-//! [`launcher`], [`prepared`] and `trust`;
+//! [`launcher`], [`prepared`], [`selinux`] and `trust`;
 //! [`network`], [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`],
 //! `elf`, `binfmt` and `message` are used by all of them. [`precreate`] is Podman's earlier stage,
 //! which only rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try
@@ -42,6 +42,7 @@ pub mod request;
 pub mod room;
 pub mod sandbox;
 pub mod scope;
+pub mod selinux;
 pub mod sqlite;
 pub mod toolbx;
 pub mod trust;

@@ -15,10 +15,13 @@ use crate::emulator::Emulator;
 use crate::launcher;
 use crate::message::{self, Call};
 use crate::policy::Sha256Sum;
+use crate::selinux::Label;
 use crate::trust::Host;
 
-/// Where prepared copies are, under the names of the emulators.
-pub const DIRECTORY: &str = "/var/lib/toolbx-arch/emulators";
+/// Where prepared copies are, under the names of the emulators. `SELinux`'s policies label what lies
+/// there like the programs in `/usr/bin`; and where `/usr` is an image, the copies are in it, with the
+/// emulators that they are made from.
+pub const DIRECTORY: &str = "/usr/libexec/toolbx-arch/emulators";
 /// Changes with the way in which copies are made.
 const FORMAT: u32 = 1;
 /// The size of a record, which blanks fill up: enough for a path of half a page.
@@ -46,7 +49,7 @@ struct Source {
     path: PathBuf,
     /// In bytes.
     size: u64,
-    /// Seconds and nanoseconds. Some systems set all to the same.
+    /// Seconds and nanoseconds.
     mtime: (i64, i64),
     /// In hexadecimal, if it has one.
     build_id: Option<String>,
@@ -84,7 +87,7 @@ impl Record {
     fn is_of(&self, emulator: &Emulator) -> bool {
         self.format == FORMAT
             && self.launcher == launcher::SHA256
-            && Source::of(emulator).is_ok_and(|source| source == self.source)
+            && Source::of(emulator).is_ok_and(|now| self.source.is_still(&now))
             && emulator.sha256.is_none_or(|sum| sum.to_string() == self.sha256)
     }
 }
@@ -98,6 +101,14 @@ impl Source {
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
             build_id: emulator.program.build_id.as_deref().map(hex),
         })
+    }
+
+    /// Whether the file is this one `now`. Where `/usr` comes as an image (ostree) no file keeps its time,
+    /// and the build ID has to do.
+    fn is_still(&self, now: &Self) -> bool {
+        let has_no_time = now.mtime == (0, 0) && now.build_id.is_some();
+        (self.mtime == now.mtime || has_no_time)
+            && (&self.path, self.size, &self.build_id) == (&now.path, now.size, &now.build_id)
     }
 }
 
@@ -123,7 +134,7 @@ impl Prepared {
     #[must_use]
     pub fn of(emulator: &Emulator, host: &Host) -> Self {
         let path = Self::path(emulator);
-        match host.open(&path, &["var"]) {
+        match host.open(&path, &["usr"]) {
             Ok(None) => Self::Missing,
             Ok(Some(_)) if !launcher::is_available() => Self::Missing,
             Ok(Some(file)) => Self::opened(file, &path, emulator),
@@ -132,24 +143,13 @@ impl Prepared {
     }
 
     fn opened(file: File, path: &Path, emulator: &Emulator) -> Self {
-        if is_noexec(&file) {
-            return Self::Stale(format!("{} is on a file system mounted noexec", path.display()));
+        let record = Record::read(&file);
+        if record.as_ref().is_some_and(|record| record.source.path != emulator.path) {
+            return Self::Missing;
         }
-        let is_executable = file.metadata().is_ok_and(|metadata| metadata.mode() & 0o111 != 0);
-        match Record::read(&file) {
-            Some(record) if record.source.path != emulator.path => Self::Missing,
-            Some(record) if record.is_of(emulator) => {
-                if is_executable {
-                    Self::Fresh(file)
-                } else {
-                    Self::Stale(format!("{} is not executable", path.display()))
-                }
-            }
-            _ => Self::Stale(format!(
-                "{} is not made from {} as it is now",
-                path.display(),
-                emulator.path.display()
-            )),
+        match ensure_fresh(&file, record.as_ref(), emulator) {
+            Ok(()) => Self::Fresh(file),
+            Err(why) => Self::Stale(format!("{} {}", path.display(), message::line(&why))),
         }
     }
 
@@ -162,6 +162,26 @@ impl Prepared {
             Self::Missing => "missing",
         }
     }
+}
+
+/// Fails, saying why, if the copy that is open as `file` is not to be used for `emulator`.
+fn ensure_fresh(file: &File, record: Option<&Record>, emulator: &Emulator) -> Result<()> {
+    ensure!(!is_noexec(file), "is on a file system mounted noexec");
+    ensure!(
+        record.is_some_and(|record| record.is_of(emulator)),
+        "is not made from {} as it is now",
+        emulator.path.display()
+    );
+    let metadata = file.metadata().call(|| "fstat".into())?;
+    ensure!(metadata.mode() & 0o111 != 0, "is not executable");
+    // With another one, containers that may execute the emulator may not execute its copy: every
+    // foreign program would be killed before its first instruction.
+    let (label, emulators) = (Label::of(file)?, Label::of(&emulator.file)?);
+    ensure!(
+        label == emulators,
+        "has another SELinux label than its emulator: {label} instead of {emulators}"
+    );
+    Ok(())
 }
 
 /// Whether nothing on the mount of `file` can be executed.

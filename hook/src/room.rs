@@ -27,6 +27,7 @@ use crate::kernel;
 use crate::launcher;
 use crate::message::Call;
 use crate::mounts;
+use crate::selinux::Label;
 
 /// Where a room has the descriptors of its process, and a process its own.
 const DESCRIPTORS: &str = "descriptors";
@@ -109,7 +110,7 @@ fn copy(store: &OwnedFd, name: &Path, emulator: &Emulator) -> Result<OwnedFd> {
     let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
     let file = File::from(open(create).call(|| format!("create {}", of()))?);
     // Where SELinux does not let us, it may let the container execute the copy all the same.
-    let _ = launcher::copy_label(&emulator.file, &file);
+    let _ = Label::of(&emulator.file).and_then(|label| label.give(&file));
     launcher::wrap(&emulator.file, &emulator.program, &file).with_context(of)?;
     open(OFlags::PATH).call(|| format!("open {}", of()))
 }

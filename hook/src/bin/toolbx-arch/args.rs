@@ -73,7 +73,7 @@ pub enum Command {
     Cdi(Cdi),
     /// Prepare emulators: copies with the launcher in them, for sudo and for arguments
     ///
-    /// The hook uses the copies in /var/lib/toolbx-arch/emulators; without one it makes a copy in memory
+    /// The hook uses the copies in /usr/libexec/toolbx-arch/emulators; without one it makes a copy in memory
     /// for each container, which takes some milliseconds. Copies that are fresh stay, and those of
     /// emulators that are gone are removed. The packages run it when an emulator changes.
     Prepare(Prepare),

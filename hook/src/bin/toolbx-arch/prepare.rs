@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -17,20 +17,29 @@ use toolbx_arch::launcher;
 use toolbx_arch::message::{self, Call};
 use toolbx_arch::policy::{Launcher, Policy};
 use toolbx_arch::prepared::{DIRECTORY, Prepared, Record};
+use toolbx_arch::selinux::Label;
 use toolbx_arch::trust::Host;
 
 use crate::args::Prepare;
 use crate::list::{self, Target};
 use crate::{caller, terminal};
 
+/// What to do where `/usr` cannot be written.
+const IN_AN_IMAGE: &str = "if /usr comes as an image, let its Containerfile RUN toolbx-arch prepare when the \
+                           emulators are in it; until then the hook makes copies in memory";
 /// For root alone to open: whoever can open a file can lock it, and keep others waiting.
 const LOCK: &str = ".lock";
+/// Where earlier versions had the copies: relabelled there, they could not be executed in containers.
+const FORMER_DIRECTORY: &str = "/var/lib/toolbx-arch/emulators";
 /// What a copy is called while it is written. No emulator's name begins with a dot.
 const UNFINISHED: &str = ".unfinished";
 
 pub fn run(arguments: &Prepare) -> Result<ExitCode> {
     let host = caller::become_hooks_caller()?;
-    let _lock = if arguments.check { None } else { Some(lock()?) };
+    let lock = if arguments.check { None } else { lock()? };
+    if !arguments.check {
+        clear_former()?;
+    }
     let targets = list::targets(&host)?;
     let may_be = launcher::is_available() && Policy::load(&host)?.launcher != Launcher::Never;
     let named = list::wanted(&arguments.only)?;
@@ -45,6 +54,11 @@ pub fn run(arguments: &Prepare) -> Result<ExitCode> {
     if is_whole {
         steps.extend(needless(&sources)?);
     }
+    let nothing_to_do = steps.iter().all(|step| matches!(step.todo, Todo::Nothing));
+    ensure!(
+        arguments.check || nothing_to_do || lock.is_some(),
+        "{DIRECTORY} is on a read-only file system; {IN_AN_IMAGE}"
+    );
     let outcomes = steps.iter().map(|step| {
         let outcome = if arguments.check { Ok(step.todo.name()) } else { step.done(&host) };
         if !arguments.json {
@@ -53,7 +67,6 @@ pub fn run(arguments: &Prepare) -> Result<ExitCode> {
         outcome
     });
     let outcomes: Vec<_> = outcomes.collect();
-    let nothing_to_do = steps.iter().all(|step| matches!(step.todo, Todo::Nothing));
     if arguments.json {
         let copies = steps.iter().zip(&outcomes).map(|(step, outcome)| step.to_json(outcome));
         terminal::print_json(
@@ -213,7 +226,7 @@ fn write(emulator: &Emulator, to: &Path) -> Result<()> {
     let file = file.call(|| format!("create {}", to.display()))?;
     launcher::wrap(source, program, &file)?;
     record.append(&file)?;
-    launcher::copy_label(source, &file)?;
+    Label::of(source)?.give(&file)?;
     // Not the bits that would give somebody rights: an emulator needs none.
     let mode = source.metadata().call(|| "fstat".into())?.mode() & 0o755;
     file.set_permissions(Permissions::from_mode(mode)).call(|| "fchmod".into())?;
@@ -221,22 +234,37 @@ fn write(emulator: &Emulator, to: &Path) -> Result<()> {
 }
 
 /// Makes the directory, waits for whoever else is at work there, and takes away what a killed one has
-/// left. Held as long as it is open.
-fn lock() -> Result<File> {
+/// left. Held as long as it is open. There is none where nothing can be written.
+fn lock() -> Result<Option<File>> {
     let directory = Path::new(DIRECTORY);
     let path = directory.join(LOCK);
     let lock = std::fs::create_dir_all(directory).and_then(|()| {
         File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)
     });
+    if lock.as_ref().is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem) {
+        return Ok(None);
+    }
     let lock = lock.call(|| format!("open {}", path.display())).context("run it as root")?;
     wait_for(&lock, &path)?;
-    match std::fs::remove_file(directory.join(UNFINISHED)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).call(|| format!("remove {DIRECTORY}/{UNFINISHED}"))?;
-        }
-        _ => {}
+    let unfinished = directory.join(UNFINISHED);
+    gone(std::fs::remove_file(&unfinished), &unfinished)?;
+    Ok(Some(lock))
+}
+
+/// Takes away what an earlier version has left.
+fn clear_former() -> Result<()> {
+    let former = Path::new(FORMER_DIRECTORY);
+    gone(std::fs::remove_dir_all(former), former)?;
+    let _ = former.parent().map(std::fs::remove_dir); // others' files may be in it
+    Ok(())
+}
+
+/// What came of removing what may be at `path`.
+fn gone(removed: std::io::Result<()>, path: &Path) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.call(|| format!("remove {}", path.display())),
     }
-    Ok(lock)
 }
 
 /// Takes the lock `path`; says so, if somebody else holds it, who need not be visible to whoever waits.
