@@ -162,6 +162,18 @@ END
     [[ "$status" = 1 && "$output" == *"Podman is not installed; toolbx-arch explain --bundle DIR does without"* ]] || fail "$output"
 }
 
+# As SELinux denies it to the caller but not to containers; Linux 6.3 has another way to (PR_SET_MDWE).
+@test "doctor blames no emulator where the caller may run none" {
+    local confined='import ctypes, os, sys
+assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0
+os.execvp(sys.argv[1], sys.argv[1:])'
+    run --separate-stderr python3 -c "$confined" toolbx-arch doctor --json
+    holds 'all(.[]; .says | contains("did not run") | not)'
+    holds 'any(.[]; .check == "emulators" and .status == "warning" and
+        (.says | contains("none was tried: this process may have no memory that it both writes and executes")))'
+    holds 'all(.[]; .status != "error")'
+}
+
 @test "doctor in a container, and on a narrow terminal" {
     local narrow
     run --separate-stderr as_root run --rm --network none --volume "$(command -v toolbx-arch):/toolbx-arch:ro" \

@@ -76,6 +76,23 @@ pub fn statmount(namespace: u64, mount: u64, mask: u64, told: &mut [u8]) -> rust
     done(result)
 }
 
+/// Asks for a page of memory that may be both written and executed, as every emulator does for the code
+/// that it makes, and gives it back.
+pub fn try_executable_memory() -> rustix::io::Result<()> {
+    const SIZE: usize = 4096;
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping, where the kernel chooses, takes no other memory's place, and nothing has a
+    // reference into it when it goes.
+    let unmapped = unsafe {
+        let page = libc::mmap(std::ptr::null_mut(), SIZE, protection, flags, -1, 0);
+        if page == libc::MAP_FAILED { -1 } else { libc::munmap(page, SIZE) }
+    };
+    done(unmapped.into())
+}
+
 fn mount_setattr(mount: impl AsFd, attr_set: u64, propagation: u64) -> rustix::io::Result<()> {
     let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the path is a NUL-terminated constant, and the pointer and the size describe

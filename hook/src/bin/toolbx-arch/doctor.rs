@@ -23,6 +23,9 @@ use crate::terminal::{self, Mark};
 use crate::trial::{self, Trial};
 use crate::{caller, cdi, containers_conf, hooks_d};
 
+/// What to do where the caller may run no emulator.
+const UNTRIED: &str = "start a foreign container to see: a container is in a domain of its own";
+
 /// What one look has shown.
 struct Finding {
     /// What was looked at.
@@ -375,6 +378,9 @@ fn emulators(host: &Host, trial: &Trial) -> Vec<Finding> {
     // They are made from what root may use.
     let devices = (host.caller == Caller::Root).then(|| cdi::is_current(&targets)).flatten();
     findings.extend(devices.map(cdi_devices));
+    findings.extend(
+        trial.untried.as_ref().map(|why| warning(WHAT, format!("none was tried: {why}"), UNTRIED)),
+    );
     if found > 0 {
         let details: Vec<_> =
             targets.iter().filter_map(|target| details(target, host.caller, trial)).collect();

@@ -15,6 +15,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use serde::{Deserialize, Serialize};
 use toolbx_arch::binfmt::Handler;
 use toolbx_arch::instance::Instance;
+use toolbx_arch::kernel;
 use toolbx_arch::message::{self, Call};
 use toolbx_arch::probe;
 
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Trial {
     /// Why no binfmt_misc could be mounted in a user namespace, if that failed.
     pub refused: Option<String>,
+    /// Why no emulator could be tried, though there may be nothing wrong with any, if so.
+    pub untried: Option<String>,
     /// For each target that has an emulator: why its program did not run, if so.
     pub targets: BTreeMap<String, Option<String>>,
 }
@@ -44,10 +47,8 @@ pub fn have_made() -> Result<Trial> {
 }
 
 pub fn run() {
-    let trial = try_all().unwrap_or_else(|why| Trial {
-        refused: Some(message::line(&why)),
-        targets: BTreeMap::new(),
-    });
+    let trial = try_all()
+        .unwrap_or_else(|why| Trial { refused: Some(message::line(&why)), ..Trial::default() });
     terminal::print_json(&serde_json::to_value(trial).unwrap_or_default());
 }
 
@@ -57,13 +58,24 @@ fn try_all() -> Result<Trial> {
     let only_root = "0 0 1\n";
     caller::enter_user_namespace(only_root, only_root, true)?;
     let instance = Instance::new(mount("binfmt_misc")?)?;
+    if let Err(why) = may_emulate() {
+        return Ok(Trial { untried: Some(message::line(&why)), ..Trial::default() });
+    }
     let room = mount("tmpfs")?;
     let usable = targets.iter().filter(|target| target.is_used() && target.emulator.is_ok());
     let attempt = |target: &Target| {
         let ran = try_one(target, &instance, &room);
         (target.arch.name.to_owned(), ran.err().map(|why| message::line(&why)))
     };
-    Ok(Trial { refused: None, targets: usable.map(attempt).collect() })
+    Ok(Trial { targets: usable.map(attempt).collect(), ..Trial::default() })
+}
+
+/// Fails where no emulator could run, whichever it is.
+fn may_emulate() -> Result<()> {
+    kernel::try_executable_memory().call(|| "mmap".into()).context(
+        "this process may have no memory that it both writes and executes, as emulators must (SELinux \
+         calls it execmem)",
+    )
 }
 
 /// A file system that is mounted nowhere.
