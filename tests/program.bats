@@ -138,6 +138,34 @@ END
     [[ "$status" != 0 && "$stderr" == *"containers.conf.d/broken.conf"* ]] || fail "$stderr"
 }
 
+@test "the policy of a user whom /etc/passwd does not know" {
+    as_alice info >/dev/null # so that Podman has its namespace already, for which it asks for her name
+    alice mkdir -p /home/alice/.config/toolbx-arch
+    echo '{"architectures": ["s390x"]}' | alice tee /home/alice/.config/toolbx-arch/policy.json >/dev/null
+    keep /etc/passwd
+    stranger() { setpriv --reuid 17001 --regid 17001 --clear-groups env --ignore-environment --chdir=/ \
+        XDG_RUNTIME_DIR=/run/user/17001 PATH="$PATH" "$@"; }
+    [ "$(id -u alice) $(id -g alice)" = "17001 17001" ]
+    sed -i /^alice:/d /etc/passwd
+    # By HOME of the runtime, which Podman sets.
+    run --separate-stderr stranger HOME=/home/alice podman --runtime "$RUNTIME" run --rm --network none \
+        --annotation toolbx.arch=arm64 $arm true
+    [ "$status" != 0 ] || fail "$output"
+    grep -q 'the policy does not allow aarch64' /run/log.records || fail "$stderr" "$(cat /run/log.records)"
+    run --separate-stderr stranger HOME=/home/alice toolbx-arch doctor --json
+    holds 'any(.[]; .check == "policy" and .status == "ok" and (.says | contains("/home/alice/.config/toolbx-arch/policy.json")))'
+    # It has to be theirs, wherever HOME leads.
+    mkdir -p /run/evil/.config/toolbx-arch
+    echo '{}' >/run/evil/.config/toolbx-arch/policy.json
+    chown -R nobody /run/evil
+    run --separate-stderr stranger HOME=/run/evil toolbx-arch doctor --json
+    rm -r /run/evil
+    holds 'any(.[]; .check == "policy" and .status == "error" and (.says | contains("belongs to")))'
+    run --separate-stderr stranger HOME=home toolbx-arch doctor --json
+    holds 'any(.[]; .check == "policy" and .status == "error" and (.says | contains("no absolute path")))'
+    put_back
+}
+
 @test "doctor names what is broken: no user namespaces, no ids, no log, no engine" {
     run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch doctor --json
     [ "$status" = 2 ] || fail "$status $output" "$stderr"

@@ -4,8 +4,10 @@
 //! The keys are described in `policies/policy.schema.json` and toolbx-arch-policy(5).
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use crate::arch::{self, Arch};
 use crate::arguments::{Argument, Arguments, Value};
 use crate::members::Members;
+use crate::message::{self, Call};
 use crate::trust::{Caller, Host};
 
 /// The policy as it is installed; every key is in it. [`Policy::default`] is the same.
@@ -194,7 +197,8 @@ impl Policy {
     /// written by somebody else.
     pub fn load(host: &Host) -> Result<Self> {
         let mut policy: Option<Self> = None;
-        for path in files(host.caller) {
+        let own = Own::of(host.caller)?.file();
+        for path in system_files().chain(own) {
             policy = match read(&path, host).context("policy")? {
                 None => policy,
                 // As it is installed. Every key is in it, so what was before does not matter.
@@ -292,19 +296,58 @@ impl Default for Policy {
     }
 }
 
-/// Where the policy files of `caller` are, if they exist; one overrides those before it.
-fn files(caller: Caller) -> Vec<PathBuf> {
-    let user = match caller {
-        Caller::Root => None,
-        Caller::User { .. } => home().map(|home| home.join(USER_FILE)),
-    };
-    SYSTEM_FILES.iter().map(|file| Path::new("/").join(file)).chain(user).collect()
+fn system_files() -> impl Iterator<Item = PathBuf> {
+    SYSTEM_FILES.iter().map(|file| Path::new("/").join(file))
 }
 
-/// Those of them that there are.
+/// The policy files that there are for `caller`, and why none of the caller's own is looked for, where
+/// there could be one.
 #[must_use]
-pub fn present(caller: Caller) -> Vec<PathBuf> {
-    files(caller).into_iter().filter(|file| file.exists()).collect()
+pub fn present(caller: Caller) -> (Vec<PathBuf>, Option<String>) {
+    let (own, why) = match Own::of(caller) {
+        Ok(Own::None) => (None, None),
+        Ok(Own::Homeless(uid)) => (None, Some(homeless(uid))),
+        Ok(Own::At(file)) => (Some(file), None),
+        Err(why) => (None, Some(message::line(&why))),
+    };
+    (system_files().chain(own).filter(|file| file.exists()).collect(), why)
+}
+
+/// A policy of the caller's own.
+#[derive(Debug, PartialEq, Eq)]
+enum Own {
+    /// Root has none.
+    None,
+    /// There is no home directory in which it could be.
+    Homeless(u32),
+    At(PathBuf),
+}
+
+impl Own {
+    /// Fails where nobody can say which home directory the caller has: then there may be a policy.
+    fn of(caller: Caller) -> Result<Self> {
+        if caller == Caller::Root {
+            return Ok(Self::None);
+        }
+        let read = |path: &str| std::fs::read_to_string(path).call(|| format!("read {path}"));
+        let map = read("/proc/self/uid_map")?;
+        let uid = outer_uid(&map).context("/proc/self/uid_map has no uid 0")?;
+        let home = match home_of(uid, &std::fs::read_to_string("/etc/passwd").unwrap_or_default()) {
+            Some(home) => Some(home),
+            None => engines_home().with_context(|| {
+                format!("where the policy of uid {uid} is, who is not in /etc/passwd")
+            })?,
+        };
+        Ok(home.map_or(Self::Homeless(uid), |home| Self::At(home.join(USER_FILE))))
+    }
+
+    fn file(self) -> Option<PathBuf> {
+        if let Self::At(file) = self { Some(file) } else { None }
+    }
+}
+
+fn homeless(uid: u32) -> String {
+    format!("uid {uid} has no home directory: neither /etc/passwd nor the engine's HOME names one")
 }
 
 /// The file's text, or `None` where there is no such file.
@@ -345,12 +388,27 @@ fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
     last
 }
 
-/// The home directory of the user whom this user namespace's uid 0 stands for.
-///
-/// The environment says nothing: a drop-in's `env` replaces it.
-fn home() -> Option<PathBuf> {
-    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
-    home_of(outer_uid(&map)?, &std::fs::read_to_string("/etc/passwd").ok()?)
+/// The home directory as the engine knows it, which asks the C library, and so a directory service:
+/// `HOME` of this process, which a drop-in's `env` mostly takes away, or of its parent, the runtime. It
+/// is the user's own to set, as the policy that it leads to is.
+fn engines_home() -> Result<Option<PathBuf>> {
+    let mut home = std::env::var_os("HOME");
+    if home.is_none() {
+        let path = format!("/proc/{}/environ", std::os::unix::process::parent_id());
+        home = home_in(&std::fs::read(&path).call(|| format!("read {path}"))?);
+    }
+    let Some(home) = home.filter(|home| !home.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    ensure!(home.is_absolute(), "HOME is no absolute path: {}", message::path(&home));
+    Ok(Some(home))
+}
+
+/// `HOME` in an environment, as the kernel tells it.
+fn home_in(environment: &[u8]) -> Option<OsString> {
+    let mut variables = environment.split(|byte| *byte == 0);
+    let home = variables.find_map(|variable| variable.strip_prefix(b"HOME="))?;
+    Some(OsStr::from_bytes(home).to_owned())
 }
 
 /// The uid, in the parent namespace, of uid 0: second number of the first line of a `uid_map`.

@@ -121,6 +121,14 @@ fn finds_the_home_of_the_namespaces_owner() {
     assert_eq!(home_of(7, PASSWD), None);
     assert_eq!(home_of(8, PASSWD), None);
     assert_eq!(home_of(9, PASSWD), None);
+    for (environment, home) in [
+        (&b"PATH=/bin\0HOME=/home/ldap\0X=HOME=/x\0"[..], Some("/home/ldap")),
+        (b"XHOME=/a\0HOME=", Some("")),
+        (b"PATH=/bin\0", None),
+        (b"", None),
+    ] {
+        assert_eq!(home_in(environment), home.map(OsString::from));
+    }
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub fn run(arguments: &Doctor) -> Result<ExitCode> {
     match caller::become_hooks_caller() {
         Ok(host) => {
             let policy = policy(&host);
-            let is_usable = policy.mark == Mark::Good;
+            let is_usable = policy.mark != Mark::Bad;
             findings.push(policy);
             findings.extend(is_usable.then(|| emulators(&host, &trial)).into_iter().flatten());
         }
@@ -357,9 +357,17 @@ fn policy(host: &Host) -> Finding {
     if let Err(why) = Policy::load(host) {
         return bad("policy", message::line(&why), "mend that file");
     }
-    let files = policy::present(host.caller);
+    let (files, no_own) = policy::present(host.caller);
     let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-    good("policy", if files.is_empty() { "built in".into() } else { files.join(", ") })
+    let files = if files.is_empty() { "built in".into() } else { files.join(", ") };
+    match no_own {
+        None => good("policy", files),
+        Some(why) => warning(
+            "policy",
+            format!("{files}; none of your own, since {why}"),
+            "set HOME, for whatever starts your containers",
+        ),
+    }
 }
 
 fn emulators(host: &Host, trial: &Trial) -> Vec<Finding> {

@@ -65,12 +65,14 @@ impl Subject {
             (None, None) => outcome,
         };
         let warning = outcome.as_ref().ok().and_then(Outcome::warning);
+        let (policies, no_own) = policy::present(caller);
+        let no_own = no_own.map(|why| format!("no policy of your own is looked for: {why}"));
         Ok(Explanation {
             title,
             evidence,
-            policies: policy::present(caller),
+            policies,
             outcome,
-            notes: notes.into_iter().chain(warning).collect(),
+            notes: notes.into_iter().chain(warning).chain(no_own).collect(),
             last_start: id.as_deref().map(history::last_start),
         })
     }
