@@ -423,8 +423,45 @@ END
     explains as_alice late
     [[ "$output" == *"last start: Nov 21 19:00:00 host emulated: /bin/true is for aarch64, which was not asked for"* ]] || fail "$output"
     explains as_alice --json late
-    holds '.last_start.decision == "emulated"'
+    holds '.last_start.decision == "emulated" and .last_start.may_be_forged'
     umount /var/log
+    # A journal: what others than root and alice wrote does not count, whatever they call themselves.
+    local id line='{"container":"%s","decision":"%s"}'
+    id=$(as_alice inspect --format '{{.Id}}' late)
+    mkdir -p "$RUN/bin"
+    cat >"$RUN/bin/journalctl" <<'END'
+#!/bin/bash
+# A journal of records "UID LINE" in the file $0.records.
+for argument; do
+    case $argument in
+    --field=_UID) cut -d' ' -f1 "$0.records" | sort -u; exit ;;
+    _UID=*) matches+=("${argument#_UID=}") ;;
+    esac
+done
+while read -r uid text; do
+    for match in "${matches[@]-$uid}"; do [ "$match" != "$uid" ] || echo "$text"; done
+done <"$0.records"
+END
+    chmod 755 "$RUN/bin/journalctl"
+    chmod a+rx "$RUN" "$RUN/bin"
+    record() { # uid decision
+        printf "$1 2026-11-21T19:00:00+0000 host toolbx-arch-hook[5]: $line\n" "$id" "$2" >>"$RUN/bin/journalctl.records"
+    }
+    local first
+    first=$(sed -n 's/^alice:\([0-9]*\):.*/\1/p' /etc/subuid)
+    : >"$RUN/bin/journalctl.records"
+    record 65534 forged
+    PATH="$RUN/bin:$PATH" run --separate-stderr alice toolbx-arch explain late
+    [[ "$output" == *"last start: the log cannot be read"* ]] || fail "$output"
+    local uid
+    for uid in 0 17001 "$first" $((first + 9)); do
+        record "$uid" "of-$uid"
+        record 65534 forged
+        record 1 forged
+        PATH="$RUN/bin:$PATH" explains as_alice --json late
+        holds ".last_start.decision == \"of-$uid\" and (.last_start.may_be_forged | not)"
+    done
+    rm -r "$RUN/bin"
 }
 
 @test "explain: what is not there, not ours, or no bundle" {

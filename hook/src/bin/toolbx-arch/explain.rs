@@ -419,7 +419,7 @@ impl Explanation {
                 .collect::<Vec<_>>(),
             "notes": self.notes,
             "last_start": self.last_start.as_ref().map(|last| match last {
-                Ok(record) => json!(record.as_ref().map(|record| &record.fields)),
+                Ok(record) => json!(record.as_ref().map(history::Record::to_json)),
                 Err(why) => json!({"unreadable": message::line(why)}),
             }),
         })
@@ -450,8 +450,9 @@ impl Target {
 fn last_start(found: &Result<Option<history::Record>>) -> String {
     match found {
         Ok(Some(record)) => format!("last start: {}\n", record.to_text()),
-        Ok(None) => "last start: nothing in the log; a container that asks for nothing leaves no \
-                     record\n"
+        Ok(None) => "last start: nothing that you may read in the log; a container that asks for \
+                     nothing leaves no record, and others may be shown by: sudo journalctl -t \
+                     toolbx-arch-hook\n"
             .into(),
         Err(why) => format!("last start: {}\n", message::line(why)),
     }
