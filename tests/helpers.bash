@@ -49,6 +49,8 @@ logged() {
     local pair record
     record=$(tail -n 1 /run/log.records)
     record=${record#*]: }
+    # jq says yes to nothing at all.
+    [ -n "$record" ] || fail "there is no record"
     for pair in "$@"; do
         jq -e "(.${pair%%=*}) == (${pair#*=})" >/dev/null <<<"$record" ||
             fail "expected $pair in the record: $record"

@@ -8,7 +8,8 @@ drop_in=/usr/share/containers/oci/hooks.d/50-toolbx-arch.json
 
 # The last command run printed JSON for which this holds.
 holds() { # jq-filter
-    jq -e "$1" >/dev/null <<<"$output" || fail "not so: $1" "$output" "${stderr:-}"
+    # An older jq is content with nothing at all.
+    jq -es "length == 1 and (.[0] | ($1))" >/dev/null <<<"$output" || fail "not so: $1" "$output" "${stderr:-}"
 }
 
 # doctor, as root and as alice, says this of a check, in a line and in JSON, and its status tells.
@@ -167,9 +168,9 @@ END
 }
 
 @test "doctor names what is broken: no user namespaces, no ids, no log, no engine" {
-    run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch doctor --json
+    run --separate-stderr alice "$RUN/deny" /usr/bin/toolbx-arch doctor --json
     [ "$status" = 2 ] || fail "$status $output" "$stderr"
-    holds 'any(.[]; .check == "sandbox" and .status == "error" and (.says | contains("fsopen binfmt_misc")))'
+    holds 'any(.[]; .check == "sandbox" and .status == "error" and (.says | contains("mount binfmt_misc in a user namespace: EPERM")))'
     keep /etc/subgid
     sed -i /alice/d /etc/subgid
     run alice toolbx-arch doctor
@@ -371,10 +372,10 @@ foresees() { # engine decision scope by create-argument…
     as_alice create --name plain $arm true >/dev/null
     as_alice create --name asked --annotation toolbx.arch=arm64 $arm true >/dev/null
     # As where the kernel cannot put layers together.
-    run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch explain --json plain
-    holds '.decision == "unknown" and (.why | contains("is not known")) and (.notes[0] | contains("fsopen overlay"))'
-    run --separate-stderr alice "$RUN/deny" fsopen toolbx-arch explain --json asked
-    holds '.decision == "emulated" and (.notes[0] | contains("its files cannot be looked at: fsopen overlay"))'
+    run --separate-stderr alice "$RUN/deny" /usr/bin/toolbx-arch explain --json plain
+    holds '.decision == "unknown" and (.why | contains("is not known")) and (.notes[0] | test("its files cannot be looked at: .* overlay: EPERM"))'
+    run --separate-stderr alice "$RUN/deny" /usr/bin/toolbx-arch explain --json asked
+    holds '.decision == "emulated" and (.notes[0] | test("its files cannot be looked at: .* overlay: EPERM"))'
     # A file system that does not answer.
     mkdir -p "$RUN/dead" "$RUN/bundle"
     /usr/bin/python3 - "$RUN/dead" <<'END' &

@@ -14,7 +14,7 @@ container_refused() { # part podman-arguments…
     run "$@"
     [ "$status" != 0 ] || fail "it ran: $output"
     logged 'decision="refused"'
-    jq -e --arg part "$part" '.error | contains($part)' <<<"$(tail -n 1 /run/log.records | sed 's/.*]: //')" ||
+    jq -es --arg part "$part" 'length == 1 and (.[0].error | contains($part))' <<<"$(tail -n 1 /run/log.records | sed 's/.*]: //')" ||
         fail "$part is not in: $(tail -n 1 /run/log.records)"
     [ "$RUNTIME" = crun ] || refused "$part"
 }

@@ -178,3 +178,35 @@ trace_start() {
     [[ "$output" != *INTERP* ]] || fail "$output"
     [ "$(stat -c %s $binary)" -le 2000000 ]
 }
+
+@test "a pinned emulator is registered anew without a gap" {
+    chmod 777 "$RUN"
+    mkdir -p /etc/toolbx-arch
+    printf '{"emulator_sha256": {"arm64": ["%s"]}}' "$(sha256sum /usr/bin/qemu-aarch64-static | cut -d' ' -f1)" \
+        >/etc/toolbx-arch/policy.json
+    as_alice run --detach --name relies --network none $annotated $arm sh -c '
+        bad=0; while [ ! -e /tmp/stop ]; do /bin/busybox true || bad=$((bad + 1)); done; echo "failed: $bad"' >/dev/null
+    # The second start, each write delayed.
+    traced --inject=write:delay_enter=300000
+    run --separate-stderr as_alice --hooks-dir "$RUN/hooks" run --rm --network none $annotated $arm uname -m
+    prints aarch64
+    run awk '/write\(.*":toolbx-arch-aarch64:/ { print "name" }
+        /write\(.*":toolbx-arch-aarch64\.[0-9]+:/ { print "other name" }
+        /write\(.*"-1"/ { print "removed" }' "$RUN/trace"
+    prints $'name\nother name\nremoved\nname\nremoved'
+    as_alice exec relies touch /tmp/stop
+    as_alice wait relies >/dev/null
+    run as_alice logs relies
+    prints "failed: 0"
+    rm -r "$RUN/hooks" "$RUN/trace"
+}
+
+@test "no room for one more handler" {
+    chmod 777 "$RUN"
+    traced --inject=write:error=ENOSPC:when=1
+    run --separate-stderr as_root --hooks-dir "$RUN/hooks" run --rm --userns=auto $annotated $arm uname -m
+    [ "$status" != 0 ]
+    logged 'decision="refused"'
+    grep -q 'user.max_binfmt_misc_interpreters says.*raise it.*ENOSPC' /run/log.records
+    rm -r "$RUN/hooks" "$RUN/trace"
+}

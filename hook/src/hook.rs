@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::arch::{self, ARCHES, Arch};
+use crate::arch::{ARCHES, Arch};
 use crate::arguments::Arguments;
 use crate::binfmt::{Entry, Handler, handler_name, serving, visible_path};
 use crate::container::{self, Container, EmulatorPlace, Place, Process};
@@ -657,7 +657,12 @@ fn carries(
 /// Opens what `entry` is to hold, as strictly as any emulator. Anybody in a shared namespace may
 /// have registered it.
 fn carry(entry: &Entry, may_copy: bool, rules: &Rules) -> Result<Carry> {
-    ensure!(!entry.serves(arch::host()), "it is for the host's own programs");
+    let natives = ARCHES.iter().filter(|arch| arch.is_native());
+    let mut heads = natives.map(|arch| (arch.pattern.magic(), arch.pattern.mask()));
+    ensure!(
+        heads.all(|(magic, mask)| entry.spares(magic, mask)) && entry.spares(b"#!", &[0xff; 2]),
+        "it may be for programs that this machine runs itself"
+    );
     let program = if !entry.works_in_containers() {
         None
     } else if let Some((name, arguments)) = entry.launched() {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -21,6 +21,9 @@ use crate::mounts::{self, Mounts};
 
 /// Where a binfmt_misc is mounted, on a host as in a container.
 pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
+/// Why there may be no room for one more (Linux 7.3), and what to do.
+const FULL: &str = "there may be no more handlers than the sysctl user.max_binfmt_misc_interpreters says, \
+                    those of the machine included; raise it, or take handlers of the machine away";
 /// Files of an instance that are not entries.
 const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
 /// More than anybody needs; keeps the hook's time (a second or so for these) and memory bounded.
@@ -59,6 +62,15 @@ impl Visible {
     pub fn serves(&self, arch: &Arch) -> bool {
         !self.obscure && serving(&self.entries, arch).is_some_and(Entry::works_in_containers)
     }
+}
+
+/// What a file of an instance is.
+#[derive(Debug)]
+enum Found {
+    /// This entry.
+    Understood(Entry),
+    /// An entry that cannot be understood.
+    Obscure,
 }
 
 /// Where an instance can be kept mounted beyond a container's life: in the mount namespace of the
@@ -130,8 +142,9 @@ impl Instance {
                 continue;
             }
             match self.entry(name)? {
-                Some(entry) => entries.push(entry),
-                None => obscure = true,
+                Some(Found::Understood(entry)) => entries.push(entry),
+                Some(Found::Obscure) => obscure = true,
+                None => {} // it has gone meanwhile
             }
             ensure!(
                 entries.len() <= ENTRIES_MAX,
@@ -147,7 +160,7 @@ impl Instance {
     }
 
     /// The entry `name`, if there is one.
-    fn entry(&self, name: &OsStr) -> Result<Option<Entry>> {
+    fn entry(&self, name: &OsStr) -> Result<Option<Found>> {
         let mut text = Vec::with_capacity(ENTRY_USUAL);
         match self.open(name, OFlags::RDONLY) {
             Ok(file) => file.take(ENTRY_MAX).read_to_end(&mut text),
@@ -155,7 +168,7 @@ impl Instance {
             Err(errno) => Err(errno.into()),
         }
         .call(|| format!("read binfmt_misc/{}", name.display()))?;
-        Ok(Entry::parse(name, &text))
+        Ok(Some(Entry::parse(name, &text).map_or(Found::Obscure, Found::Understood)))
     }
 
     /// Whether it takes part at exec at all.
@@ -196,12 +209,16 @@ impl Instance {
         match self.write(OsStr::new("register"), &handler.entry().line()?) {
             // By an earlier container, or by one that starts at the same time.
             Err(Errno::EXIST) => self.reuse(&name, handler),
-            written => written.call(|| {
-                format!(
-                    "register {name} with emulator {} in binfmt_misc",
-                    handler.emulator.display()
-                )
-            }),
+            written => {
+                let is_full = written == Err(Errno::NOSPC);
+                let written = written.call(|| {
+                    format!(
+                        "register {name} with emulator {} in binfmt_misc",
+                        handler.emulator.display()
+                    )
+                });
+                if is_full { written.context(FULL) } else { written }
+            }
         }
     }
 
@@ -221,25 +238,43 @@ impl Instance {
     fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
         match self.entry(OsStr::new(name))? {
             // It may hold another file of that path.
-            Some(entry) if entry.is_like(handler) && handler.pinned => self.replace(name, handler),
-            Some(entry) if entry.is_like(handler) && entry.enabled => Ok(()),
-            Some(entry) if entry.is_like(handler) => {
+            Some(Found::Understood(entry)) if entry.is_like(handler) && handler.pinned => {
+                self.replace(name, handler)
+            }
+            Some(Found::Understood(entry)) if entry.is_like(handler) && entry.enabled => Ok(()),
+            Some(Found::Understood(entry)) if entry.is_like(handler) => {
                 self.write(OsStr::new(name), b"1").call(|| format!("enable binfmt_misc/{name}"))
             }
-            Some(entry) => Err(conflict(handler, &entry)),
-            None => bail!("binfmt_misc/{name} cannot be understood, and is not ours"),
+            Some(Found::Understood(entry)) => Err(conflict(handler, &entry)),
+            Some(Found::Obscure) => {
+                bail!("binfmt_misc/{name} cannot be understood, and is not ours")
+            }
+            None => bail!("binfmt_misc/{name} has gone meanwhile; start the container again"),
         }
     }
 
-    /// Registers `handler` anew, in place of the entry `name`.
+    /// Registers `handler` anew, in place of the entry `name`. Meanwhile it is there under a name of this
+    /// process's own: other containers rely on it.
     fn replace(&self, name: &str, handler: &Handler) -> Result<()> {
-        let line = handler.entry().line()?;
-        let removed = self.write(OsStr::new(name), b"-1");
-        match removed.and_then(|()| self.write(OsStr::new("register"), &line)) {
-            // Another hook did the same.
-            Err(Errno::NOENT | Errno::EXIST) => Ok(()),
-            written => written.call(|| format!("replace binfmt_misc/{name}")),
-        }
+        let call = || format!("replace binfmt_misc/{name}");
+        let register = |entry: &Entry| {
+            let line = entry.line()?;
+            match self.write(OsStr::new("register"), &line) {
+                Err(Errno::EXIST) => Ok(()), // another hook did the same
+                written => written.call(call),
+            }
+        };
+        let remove = |name: &OsStr| match self.write(name, b"-1") {
+            Err(Errno::NOENT) => Ok(()),
+            removed => removed.call(call),
+        };
+        let entry = handler.entry();
+        let meanwhile =
+            Entry { name: format!("{name}.{}", std::process::id()).into(), ..entry.clone() };
+        register(&meanwhile)?;
+        remove(&entry.name)?;
+        register(&entry)?;
+        remove(&meanwhile.name)
     }
 
     fn open(&self, name: &OsStr, flags: OFlags) -> rustix::io::Result<File> {

@@ -730,6 +730,22 @@ fn two_thousand_handlers_are_carried_over_in_order() {
 }
 
 #[test]
+fn handlers_for_the_hosts_own_programs_are_not_carried_over() {
+    let case = Case {
+        host: r#"mount -t binfmt_misc x /proc/sys/fs/binfmt_misc
+            register() { printf '%s' "$1" >/proc/sys/fs/binfmt_misc/register; }
+            entry=$(od -An -tx1 -j24 -N8 /usr/bin/id | sed 's/ /\\x/g')
+            register ":one:M:24:$entry::/usr/bin/true:F"
+            register ':name:E::toolbx-arch-test::/usr/bin/true:F'
+            register ':script:M::#!toolbx::/usr/bin/true:F'
+            register ':python:M::\xf3\x0d\x0d\x0a::/usr/bin/true:F'"#,
+        then: "chroot /mnt/rootfs /exit42; echo $?; id -u; ls /mnt/rootfs/proc/sys/fs/binfmt_misc",
+        ..Case::asking("arm64")
+    };
+    assert_eq!(case.run().then, "42\n0\npython\nregister\nstatus\ntoolbx-arch-aarch64");
+}
+
+#[test]
 fn handlers_that_are_switched_off_altogether_are_nobodys() {
     let case = Case {
         host: "mount -t binfmt_misc x /proc/sys/fs/binfmt_misc
@@ -786,7 +802,14 @@ fn a_pinned_emulator_replaces_what_another_file_registered() {
         sum=$(sha256sum /mnt/emulators/qemu-aarch64-static | cut -d' ' -f1)
         printf '{"emulator_directories": ["/mnt/emulators"], "emulator_sha256": {"aarch64": ["%s"]}}' $sum >/etc/toolbx-arch/policy.json"#;
     let host = format!("{swap}\n{register}\n{pin}").leak();
-    Case { host, private: false, ..Case::asking("arm64") }.runs();
+    // And nothing is left of what served meanwhile.
+    let case = Case {
+        host,
+        private: false,
+        then: "chroot /mnt/rootfs /exit42; echo $?; ls /mnt/rootfs/proc/sys/fs/binfmt_misc",
+        ..Case::asking("arm64")
+    };
+    assert_eq!(case.run().then, "42\nregister\nstatus\ntoolbx-arch-aarch64");
 }
 
 #[test]
