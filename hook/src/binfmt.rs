@@ -223,12 +223,21 @@ impl Entry {
         pairs.any(|((a, a_mask), (b, b_mask))| (a ^ b) & a_mask & b_mask != 0)
     }
 
-    /// Whether it works in containers: with flag F, so that the emulator need not be in them. Not with the
-    /// flags T and L of Linux 7.3: QEMU does not understand the arguments that it gets with T, and with L
-    /// the kernel looks for another program.
+    /// Whether it works in containers.
     #[must_use]
     pub fn works_in_containers(&self) -> bool {
-        self.flags.contains('F') && !self.flags.contains(['T', 'L'])
+        self.hindrance().is_none()
+    }
+
+    /// Why it does not work in containers, if so: without flag F the emulator would have to be in them.
+    /// And the flags T and L of Linux 7.3: QEMU does not understand the arguments that it gets with T, and
+    /// with L the kernel looks for another program.
+    #[must_use]
+    pub fn hindrance(&self) -> Option<&'static str> {
+        let has = |flag| self.flags.contains(flag);
+        let hindrances =
+            [(!has('F'), "without flag F"), (has('T'), "with flag T"), (has('L'), "with flag L")];
+        hindrances.into_iter().find_map(|(is_so, hindrance)| is_so.then_some(hindrance))
     }
 
     /// Whether it does what `handler` would: the same programs by the same emulator, whatever its flag

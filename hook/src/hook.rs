@@ -533,7 +533,6 @@ fn emulation(
     container: &Container,
     rules: &Rules,
 ) -> Result<Emulation> {
-    let policy = rules.policy;
     let not_shown = match container.emulator_place {
         EmulatorPlace::Dev(_) if container.maps_owner_of(&emulator) => {
             Some("its owner is somebody in the container, who could change it")
@@ -541,29 +540,56 @@ fn emulation(
         EmulatorPlace::Dev(_) => None,
         EmulatorPlace::Nowhere(why) => Some(why),
     };
-    let may_have_credentials = container.scope == Scope::Private
-        && policy.credentials != Credentials::Never
+    let credentials = container.scope == Scope::Private
+        && rules.policy.credentials != Credentials::Never
         && !container.has_hosts_root();
-    let needs = Needs { credentials: may_have_credentials, may_copy };
-    let launch = launch(&emulator, arch, wish, needs, policy, rules.host)?;
-    let is_plain = matches!(launch.form, Form::Plain);
-    let name = emulator.path.file_name().unwrap_or_default().to_string_lossy();
-    let interpreter = match not_shown {
-        _ if !is_plain => launch.arguments.interpreter(&name)?.into(),
-        None => visible_path(&emulator.path),
-        Some(_) => emulator.path.clone(),
-    };
-    // A plain QEMU can be told to write files where a set-user-ID program runs as the container's root.
-    let is_safe = !is_plain || policy.credentials == Credentials::Private;
-    let handler = Handler {
-        arch,
-        interpreter,
-        emulator: emulator.path.clone(),
-        credentials: may_have_credentials && is_safe,
-        pinned: policy.emulator_sha256.get(arch.name).is_some(),
-        arguments_asked: wish.told(arch).asked,
-    };
-    Ok(Emulation { emulator, handler, launch, not_shown })
+    let needs = Needs { credentials, may_copy };
+    Emulation::new(arch, emulator, wish, needs, not_shown, (rules.policy, rules.host))
+}
+
+impl Emulation {
+    /// How programs of `arch` are run by `emulator`, as `wish` wants it.
+    ///
+    /// Fails where an annotation asks for arguments that it cannot have.
+    pub fn new(
+        arch: &'static Arch,
+        emulator: Emulator,
+        wish: &Wish,
+        needs: Needs,
+        not_shown: Option<&'static str>,
+        (policy, host): (&Policy, &Host),
+    ) -> Result<Self> {
+        let launch = launch(&emulator, arch, wish, needs, policy, host)?;
+        let is_plain = matches!(launch.form, Form::Plain);
+        let name = emulator.path.file_name().unwrap_or_default().to_string_lossy();
+        let interpreter = match not_shown {
+            _ if !is_plain => launch.arguments.interpreter(&name)?.into(),
+            None => visible_path(&emulator.path),
+            Some(_) => emulator.path.clone(),
+        };
+        // A plain QEMU can be told to write files where a set-user-ID program runs as the container's
+        // root.
+        let is_safe = !is_plain || policy.credentials == Credentials::Private;
+        let handler = Handler {
+            arch,
+            interpreter,
+            emulator: emulator.path.clone(),
+            credentials: needs.credentials && is_safe,
+            pinned: policy.emulator_sha256.get(arch.name).is_some(),
+            arguments_asked: wish.told(arch).asked,
+        };
+        Ok(Self { emulator, handler, launch, not_shown })
+    }
+
+    /// The file that the handler is to hold. `None` where that is a copy yet to be made.
+    #[must_use]
+    pub fn held(&self) -> Option<&File> {
+        match &self.launch.form {
+            Form::Plain => Some(&self.emulator.file),
+            Form::Prepared(file) => Some(file),
+            Form::Copy => None,
+        }
+    }
 }
 
 /// Why an emulator may need the launcher, and at what price.

@@ -166,12 +166,8 @@ fn files(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
         _ => None,
     });
     let ours = plan.emulations.iter().filter_map(|emulation| {
-        let file = match &emulation.launch.form {
-            Form::Plain => &emulation.emulator.file,
-            Form::Prepared(file) => file,
-            Form::Copy => return None,
-        };
-        Some((&*emulation.handler.interpreter, file))
+        let interpreter = &*emulation.handler.interpreter;
+        emulation.held().map(|file| (interpreter, file))
     });
     others.chain(ours)
 }

@@ -77,9 +77,15 @@ pub enum Command {
     /// for each container, which takes some milliseconds. Copies that are fresh stay, and those of
     /// emulators that are gone are removed. The packages run it when an emulator changes.
     Prepare(Prepare),
-    /// Try emulators in a user namespace; what doctor starts
+    /// Try the sandbox, or a target in it; what doctor starts
     #[command(hide = true)]
-    Try,
+    Try(Try),
+}
+
+#[derive(Debug, Args)]
+pub struct Try {
+    /// The target
+    pub target: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -23,9 +23,18 @@ pub fn is_plain_user() -> Result<bool> {
 ///
 /// Not to be called before a program that needs the caller's own rights is started.
 pub fn become_hooks_caller() -> Result<Host> {
+    become_root(false)
+}
+
+/// The same, with mounts of its own, as rootless Podman's are: those of the caller may not be cloned.
+pub fn become_engine() -> Result<Host> {
+    become_root(true)
+}
+
+fn become_root(and_mount: bool) -> Result<Host> {
     if is_plain_user()? {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        enter_user_namespace(&format!("0 {uid} 1\n"), &format!("0 {gid} 1\n"), false)?;
+        enter_user_namespace(&format!("0 {uid} 1\n"), &format!("0 {gid} 1\n"), and_mount)?;
     }
     Host::current()
 }

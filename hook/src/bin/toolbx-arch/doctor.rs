@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use toolbx_arch::binfmt::Entry;
 use toolbx_arch::emulator;
 use toolbx_arch::instance::Visible;
 use toolbx_arch::launcher;
@@ -152,6 +153,11 @@ fn user_namespaces(person: &Person) -> Vec<Finding> {
     if number("/proc/sys/user/max_user_namespaces") == Some(0) {
         let fix = "run: sudo sysctl user.max_user_namespaces=10000";
         findings.push(bad(WHAT, "user.max_user_namespaces is 0", fix));
+    }
+    // Since Linux 7.3. Where it is used up, the trial says so.
+    if number("/proc/sys/user/max_binfmt_misc_interpreters") == Some(0) {
+        let fix = "run: sudo sysctl user.max_binfmt_misc_interpreters=10000";
+        findings.push(bad(WHAT, "user.max_binfmt_misc_interpreters is 0", fix));
     }
     if person.is_root() {
         return findings;
@@ -499,13 +505,16 @@ fn host_handlers() -> Finding {
         None => good(WHAT, "none; containers need none"),
         Some(Err(why)) => warning(WHAT, message::line(&why), "containers do without"),
         Some(Ok(visible)) => {
-            let (usable, other): (Vec<_>, Vec<_>) =
-                visible.entries.iter().partition(|entry| entry.works_in_containers());
-            let other = match other.len() {
-                0 => String::new(),
-                n => format!("; {n} without flag F, which containers cannot use"),
-            };
-            good(WHAT, format!("{} that containers can use{other}", usable.len()))
+            let mut hindered: BTreeMap<&str, usize> = BTreeMap::new();
+            for hindrance in visible.entries.iter().filter_map(Entry::hindrance) {
+                *hindered.entry(hindrance).or_default() += 1;
+            }
+            let usable = visible.entries.iter().filter(|entry| entry.works_in_containers()).count();
+            let other = hindered.iter().map(|(hindrance, count)| {
+                format!("; {count} {hindrance}, which containers cannot use")
+            });
+            let other: String = other.collect();
+            good(WHAT, format!("{usable} that containers can use{other}"))
         }
     }
 }

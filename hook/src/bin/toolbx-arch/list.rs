@@ -98,8 +98,8 @@ impl Target {
             Err(_) => ("unusable, see doctor".to_owned(), None),
         };
         let handler = self.host_handler.as_ref().map(|entry| {
-            let flag = if entry.works_in_containers() { "" } else { " (without flag F)" };
-            format!("{}{flag}", entry.name.display())
+            let why = entry.hindrance().map(|why| format!(" ({why})")).unwrap_or_default();
+            format!("{}{why}", entry.name.display())
         });
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let usable = self.is_used() && self.emulator.is_ok();

@@ -60,10 +60,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Enable(arguments) => switch::enable(arguments),
         Command::Disable(arguments) => switch::disable(arguments),
         Command::Cdi(arguments) => cdi::run(arguments),
-        Command::Try => {
-            trial::run();
-            Ok(())
-        }
+        Command::Try(arguments) => trial::run(arguments),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -1,73 +1,146 @@
 //! A real trial of what the hook does, in a user namespace of its own: mount a binfmt_misc, register
-//! each emulator, run a program. `doctor` starts this as `toolbx-arch try`, which enters that namespace
-//! and ends with it; nothing is left.
+//! an emulator in the form that a container would get, run a program. `doctor` starts this as
+//! `toolbx-arch try`, once for each target, which enters such a namespace and ends with it; nothing is
+//! left.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
-use toolbx_arch::binfmt::Handler;
+use toolbx_arch::arch::{self, ARCHES, Arch};
+use toolbx_arch::detached;
+use toolbx_arch::emulator;
+use toolbx_arch::hook::{Emulation, Needs};
 use toolbx_arch::instance::Instance;
 use toolbx_arch::kernel;
 use toolbx_arch::message::{self, Call};
+use toolbx_arch::mounts;
+use toolbx_arch::policy::{Credentials, Policy};
 use toolbx_arch::probe;
+use toolbx_arch::request::{self, Evidence, Request};
+use toolbx_arch::room::{Pins, Room};
+use toolbx_arch::trust::Host;
 
-use crate::list::{self, Target};
+use crate::args::Try;
 use crate::{caller, terminal};
 
 /// An emulator that has not run the program by then never will.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Who is in the namespace.
+const ONLY_ROOT: &str = "0 0 1\n";
 
-/// What came of it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Trial {
-    /// Why no binfmt_misc could be mounted in a user namespace, if that failed.
-    pub refused: Option<String>,
-    /// Why no emulator could be tried, though there may be nothing wrong with any, if so.
-    pub untried: Option<String>,
-    /// For each target that has an emulator: why its program did not run, if so.
-    pub targets: BTreeMap<String, Option<String>>,
+/// What came of one trial.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    /// No handler could be had, for this reason: a container would be refused.
+    Refused(String),
+    /// The emulator was not tried, for this reason, though there may be nothing wrong with it.
+    Untried(String),
+    /// The program of the target did not run, for this reason.
+    Failed(String),
+    /// It did.
+    Ran,
+    /// There was nothing to be run.
+    Nothing,
 }
 
-/// Has the trial made by another process: whoever enters a user namespace cannot leave it.
+/// What came of all.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// Why a container would be refused, if one would.
+    pub refused: Option<String>,
+    /// Why an emulator could not be tried, though there may be nothing wrong with any, if so.
+    pub untried: Option<String>,
+    /// For each target whose emulator was tried: why its program did not run, if so.
+    pub targets: BTreeMap<&'static str, Option<String>>,
+}
+
+/// Has the trial made by other processes: whoever enters a user namespace cannot leave it.
 pub fn have_made() -> Result<Trial> {
+    let mut trial = Trial::default();
+    if let Outcome::Refused(why) = ask(None)? {
+        trial.refused = Some(why);
+        return Ok(trial);
+    }
+    for arch in ARCHES.iter().filter(|arch| !arch.is_native()) {
+        match ask(Some(arch))? {
+            Outcome::Refused(why) => trial.refused = trial.refused.or(Some(why)),
+            Outcome::Untried(why) => trial.untried = Some(why),
+            Outcome::Failed(why) => drop(trial.targets.insert(arch.name, Some(why))),
+            Outcome::Ran => drop(trial.targets.insert(arch.name, None)),
+            Outcome::Nothing => {}
+        }
+    }
+    Ok(trial)
+}
+
+fn ask(arch: Option<&Arch>) -> Result<Outcome> {
     let output = Command::new(caller::this_program()?)
         .arg("try")
+        .args(arch.map(|arch| arch.name))
         .stderr(Stdio::inherit())
         .output()
         .context("toolbx-arch try")?;
     serde_json::from_slice(&output.stdout).context("what toolbx-arch try prints")
 }
 
-pub fn run() {
-    let trial = try_all()
-        .unwrap_or_else(|why| Trial { refused: Some(message::line(&why)), ..Trial::default() });
-    terminal::print_json(&serde_json::to_value(trial).unwrap_or_default());
+pub fn run(arguments: &Try) -> Result<()> {
+    let find = |name: &String| arch::find(name).with_context(|| arch::unknown(name));
+    let arch = arguments.target.as_ref().map(find).transpose()?;
+    let outcome = try_out(arch).unwrap_or_else(|why| Outcome::Refused(message::line(&why)));
+    terminal::print_json(&serde_json::to_value(outcome)?);
+    Ok(())
 }
 
-fn try_all() -> Result<Trial> {
-    // The emulators as the hook sees them; then a namespace as a container has it.
-    let targets = list::targets(&caller::become_hooks_caller()?).unwrap_or_default();
-    let only_root = "0 0 1\n";
-    caller::enter_user_namespace(only_root, only_root, true)?;
-    let instance = Instance::new(mount("binfmt_misc")?)?;
-    if let Err(why) = may_emulate() {
-        return Ok(Trial { untried: Some(message::line(&why)), ..Trial::default() });
+/// Goes the way of `sandbox::apply`. Fails where a container would be refused.
+fn try_out(arch: Option<&'static Arch>) -> Result<Outcome> {
+    // The emulator as the hook sees it; then a namespace as a container has it.
+    let host = caller::become_engine()?;
+    // What is wrong with a policy or an emulator has a line of its own.
+    let emulation = arch.and_then(|arch| emulation(arch, &host).ok().flatten());
+    let mut pins = Pins::none()?;
+    if let Some((emulation, file)) = emulation.as_ref().and_then(|e| Some((e, e.held()?))) {
+        pins.hold(&emulation.handler.interpreter, file)?;
     }
-    let room = mount("tmpfs")?;
-    let usable = targets.iter().filter(|target| target.is_used() && target.emulator.is_ok());
-    let attempt = |target: &Target| {
-        let ran = try_one(target, &instance, &room);
-        (target.arch.name.to_owned(), ran.err().map(|why| message::line(&why)))
+    caller::enter_user_namespace(ONLY_ROOT, ONLY_ROOT, true)?;
+    let copied = emulation.as_ref().filter(|emulation| emulation.held().is_none());
+    pins.copy(copied.map(|copied| (&*copied.handler.interpreter, &copied.emulator)))?;
+    let room = Room::new(pins)?;
+    let instance = detached::file_system("binfmt_misc")?;
+    let instance = detached::mount(instance, MountAttrFlags::empty())
+        .call(|| "fsmount binfmt_misc in a user namespace".into())?;
+    let instance = Instance::new(instance)?;
+    let Some(Emulation { handler, .. }) = &emulation else { return Ok(Outcome::Nothing) };
+    if let Err(why) = may_emulate() {
+        return Ok(Outcome::Untried(message::line(&why)));
+    }
+    within(&room, || instance.register(handler))?;
+    Ok(match run_probe(handler.arch) {
+        Ok(()) => Outcome::Ran,
+        Err(why) => Outcome::Failed(message::line(&why)),
+    })
+}
+
+/// What a container would get that asks for `arch`. `None` where it would get nothing.
+fn emulation(arch: &'static Arch, host: &Host) -> Result<Option<Emulation>> {
+    let policy = Policy::load(host)?;
+    let evidence = Evidence { devices: vec![arch], ..Evidence::default() };
+    let Request::Emulate(wish) = request::decide(&evidence, &policy, Arch::is_native)? else {
+        return Ok(None);
     };
-    Ok(Trial { targets: usable.map(attempt).collect(), ..Trial::default() })
+    let emulator = emulator::find(arch, &policy, host)?;
+    let credentials = policy.credentials != Credentials::Never;
+    let needs = Needs { credentials, may_copy: true };
+    let not_shown = Some("there is no container");
+    Emulation::new(arch, emulator, &wish, needs, not_shown, (&policy, host)).map(Some)
 }
 
 /// Fails where no emulator could run, whichever it is.
@@ -78,37 +151,34 @@ fn may_emulate() -> Result<()> {
     )
 }
 
-/// A file system that is mounted nowhere.
-fn mount(kind: &str) -> Result<OwnedFd> {
-    let call = |call: &str| format!("{call} {kind} in a user namespace");
-    let context =
-        rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).call(|| call("fsopen"))?;
-    rustix::mount::fsconfig_create(&context).call(|| call("mount"))?;
-    let (flags, attributes) = (FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
-    rustix::mount::fsmount(&context, flags, attributes).call(|| call("fsmount"))
+/// Does what is `to_do` in the room, and leaves it.
+fn within(room: &Room, to_do: impl FnOnce() -> Result<()>) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let outside = rustix::fs::open("/", flags, Mode::empty()).call(|| "open /".into())?;
+    room.enter()?;
+    to_do()?;
+    if let Some(namespace) = &room.left {
+        mounts::enter_again(namespace, "trial")?;
+    }
+    rustix::process::fchdir(&outside).call(|| "fchdir /".into())?;
+    rustix::process::chroot(".").call(|| "chroot /".into())
 }
 
-/// Registers the target's emulator, and runs the target's program.
-fn try_one(target: &Target, instance: &Instance, room: &OwnedFd) -> Result<()> {
-    let Ok(emulator) = &target.emulator else { bail!("no emulator") };
-    let arch = target.arch;
-    instance.register(&Handler {
-        arch,
-        interpreter: emulator.path.clone(),
-        emulator: emulator.path.clone(),
-        credentials: false,
-        pinned: false,
-        arguments_asked: false,
-    })?;
+/// Runs the program that there is for `arch`.
+fn run_probe(arch: &Arch) -> Result<()> {
+    const NAME: &str = "probe";
     let Some(program) = probe::program(arch) else { return Ok(()) };
-    let (name, flags) = (format!("probe-{}", arch.name), OFlags::CREATE | OFlags::WRONLY);
-    let file = rustix::fs::openat(room, &name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o755))
-        .call(|| format!("create {name}"))?;
-    File::from(file).write_all(&program).call(|| format!("write {name}"))?;
-    ends_as_it_should(&format!("/proc/self/fd/{}/{name}", room.as_raw_fd()))
+    let memory = detached::file_system("tmpfs")?;
+    let memory = detached::mount(memory, MountAttrFlags::empty())
+        .call(|| "fsmount a tmpfs for a program".into())?;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&memory, NAME, flags, Mode::from_raw_mode(0o755))
+        .call(|| format!("create {NAME}"))?;
+    File::from(file).write_all(&program).call(|| format!("write {NAME}"))?;
+    ends_as_it_should(&format!("/proc/self/fd/{}/{NAME}", memory.as_raw_fd()))
 }
 
-/// Runs a probe.
+/// Waits for a program that is to end with the status of a probe.
 fn ends_as_it_should(path: &str) -> Result<()> {
     let mut child = Command::new(path)
         .stdin(Stdio::null())
