@@ -133,6 +133,44 @@ busybox() { # arch
     prints $'x86_64\n0\nkept'
 }
 
+@test "a container that joins the user namespace of another one gets nothing of the machine's" {
+    as_root run --detach --name foreign --network none $annotated $arm sleep 100 >/dev/null
+    local joined="run --rm --userns=container:foreign" native=localhost/busybox:amd64
+    # /proc would be the machine's, wherever it is.
+    mkdir -p "$RUN/root/x"
+    tar -xf "$IMAGES/busybox-amd64.tar" -C "$RUN/root"
+    rm -rf "$RUN/root/proc"
+    ln -s x "$RUN/root/proc"
+    tar -C "$RUN/root" -c . | as_root import --quiet - localhost/linked >/dev/null
+    local option image
+    for option in "--pid host" "--pid host --privileged" "--network none --volume /proc:/p" "--network none --volume /sys:/s"; do
+        for image in $native localhost/linked; do
+            : >/run/log.records
+            run --separate-stderr as_root $joined $option $image sh -c 'echo started'
+            [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$option $image" "$output" "$stderr"
+            [ $image != $native ] || grep -q "in the container is the machine's" /run/log.records || fail "$option" "$(cat /run/log.records)"
+        done
+    done
+    # Its /sys is, and everything below.
+    run --separate-stderr as_root $joined --network host $native sh -c '
+        uname -m; for dir in /sys/fs/cgroup /sys/fs/cgroup/* /sys/kernel; do mkdir "$dir/made" 2>/dev/null && echo "$dir"; done; true'
+    prints x86_64
+    [ -z "$(find /sys/fs/cgroup -maxdepth 2 -name made)" ]
+    # A configuration that is too large to be read.
+    local name path paths large=()
+    name=/$(printf '<%.0s' {1..200}) # six bytes each, there
+    path=$(printf "$name%.0s" {1..10})
+    paths=$(printf "$path:%.0s" {1..50})
+    for _ in {1..29}; do large+=(--security-opt "mask=${paths%:}"); done
+    ulimit -s unlimited # the room for arguments depends on it
+    run --separate-stderr as_root $joined --network none "${large[@]}" $native echo started
+    [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$output"
+    grep -q '"decision":"refused","error":"[^"]* is larger than 16 MiB' /run/log.records || fail "$(cut -c 1-300 /run/log.records)"
+    run --separate-stderr as_root run --rm --network none "${large[@]}" $native echo started
+    prints started
+    rm -rf "$RUN/root"
+}
+
 @test "device nodes in odd places" {
     mkdir -p "$RUN/volume"
     # A path that a volume has, a link in a volume, a blank, and no text.

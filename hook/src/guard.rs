@@ -49,6 +49,49 @@ pub fn put_up(
     guards.put_up(process)
 }
 
+/// Protects the machine from a container that has joined a user namespace which `precreate` has made for
+/// another one: its config.json is not ours, and its root is the machine's in what it shows of the
+/// machine. `asked` are the mounts of its config.json.
+///
+/// Fails where it shows the machine's /proc, or the machine's /sys at another place, and where anything
+/// cannot be examined.
+pub fn protect_from_joined(
+    process: &Process,
+    rootfs: &OwnedFd,
+    asked: &[oci::Mount],
+) -> Result<()> {
+    let mounts = process.mountinfo()?;
+    let tree = Tree::of(&mounts, rootfs)?;
+    let (proc, sysfs) = (machines_device(Bound::Proc)?, machines_device(Bound::Sysfs)?);
+    let place_of_sysfs = tree.root.point.join("sys");
+    let is_in_place = |mount: &Mount| {
+        let path = mount.point.strip_prefix(&place_of_sysfs);
+        path.is_ok_and(|path| mount.root == Path::new("/").join(path))
+    };
+    let mut bound = Vec::new();
+    for mount in tree.below().filter(|mount| !tree.is_hidden(mount)) {
+        let is_sysfs = mount.device == sysfs;
+        ensure!(
+            mount.device != proc && (!is_sysfs || is_in_place(mount)),
+            "{} in the container is the machine's, and its root is the machine's too, by a user \
+             namespace that was made for another container; leave out --pid=host and volumes of /proc \
+             or /sys, or do not join that namespace",
+            message::path(&mount.point)
+        );
+        if is_sysfs && bound.is_empty() {
+            bound.push(Bound::Sysfs);
+        }
+    }
+    put_up(process, rootfs, &bound, asked)
+}
+
+/// The number of the file system that the engine has where `bound` belongs, as mountinfo writes it.
+fn machines_device(bound: Bound) -> Result<(u32, u32)> {
+    let path = bound.path();
+    let stat = rustix::fs::stat(path).call(|| format!("stat {}", path.display()))?;
+    Ok((rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)))
+}
+
 /// Makes the machine's device nodes in the container read-only, so that its root, who owns them, changes
 /// neither their mode nor their owner. What is read from the devices and written to them is not
 /// affected.
@@ -173,10 +216,11 @@ impl Guards {
             "{} is not what was to be mounted there",
             path.display()
         );
-        self.covered.extend(came_along(bound, mount, &place, tree, asked)?);
+        let Along { same, others } = came_along(bound, mount, &place, tree, asked)?;
+        self.covered.extend(others);
         // Of /proc, the runtime makes read-only what it finds in config.json, after it has set sysctls there.
         if bound == Bound::Sysfs {
-            self.read_only.push(place.fd);
+            self.read_only.extend(same.into_iter().chain([place]).map(|place| place.fd));
         }
         Ok(())
     }
@@ -210,35 +254,47 @@ impl Guards {
     }
 }
 
-/// What is mounted below the engine's /sys or /proc, and came along with `mount`: it is not in the file
-/// system that the container was to get, and its root may be root there. Not where config.json has a
-/// mount of its own, and not what shows the very place that it lies on.
+/// What is mounted below the engine's /sys or /proc, and came along.
+#[derive(Debug, Default)]
+struct Along {
+    /// What shows the very place that it lies on.
+    same: Vec<Place>,
+    /// What is not in the file system that the container was to get, and its root may be root there.
+    others: Vec<Place>,
+}
+
+/// What came along with `mount`. Not where config.json has a mount of its own.
 fn came_along(
     bound: Bound,
     mount: &Mount,
     place: &Place,
     tree: &Tree,
     asked: &[oci::Mount],
-) -> Result<Vec<Place>> {
+) -> Result<Along> {
     let is_asked = |path: &Path| {
         let mut below = asked.iter().filter_map(|m| m.destination.strip_prefix(bound.path()).ok());
         below.any(|asked| asked != Path::new("") && path.starts_with(asked))
     };
-    let (mut covered, mut on) = (Vec::new(), vec![mount.id]);
+    let (mut came, mut on) = (Along::default(), vec![mount.id]);
     while let Some(id) = on.pop() {
         for along in tree.all.values().filter(|other| other.parent == id) {
             let path = along.point.strip_prefix(&mount.point)?;
-            if along.device == mount.device && along.root == Path::new("/").join(path) {
+            let is_same = along.device == mount.device && along.root == Path::new("/").join(path);
+            if !is_same && is_asked(path) {
+                continue;
+            }
+            let call = || format!("openat2 {}", message::path(&bound.path().join(path)));
+            let there = Place::find(&place.fd, path).call(call)?;
+            ensure!(there.mount != id, "{}: it is not mounted there", call());
+            if is_same {
+                came.same.push(there);
                 on.push(along.id);
-            } else if !is_asked(path) {
-                let call = || format!("openat2 {}", message::path(&bound.path().join(path)));
-                let there = Place::find(&place.fd, path).call(call)?;
-                ensure!(there.mount != id, "{}: it is not mounted there", call());
-                covered.push(there);
+            } else {
+                came.others.push(there);
             }
         }
     }
-    Ok(covered)
+    Ok(came)
 }
 
 /// A detached mount in which there is nothing, to lie on `place`.

@@ -222,12 +222,26 @@ fn finish_precreate(place: &Place, orders: &Orders) -> Result<()> {
         let asked = bundle.config.mounts.as_deref().unwrap_or_default();
         guard::put_up(process, rootfs, &orders.bound, asked)?;
     } else if process.is_in_identity_namespace()? {
-        guard::protect_devices(process, rootfs)?;
+        // One that was asked for with such a map is the engine's to guard, but for the nodes.
+        if bundle.config.has_own_user_namespace() {
+            guard::protect_devices(process, rootfs)?;
+        } else {
+            let asked = bundle.config.mounts.as_deref().unwrap_or_default();
+            guard::protect_from_joined(process, rootfs, asked)?;
+        }
     }
     if !orders.sysctls.is_empty() {
         network::set_sysctls(process, &orders.sysctls)?;
     }
     Ok(())
+}
+
+/// Whether the container must not be started unless it was looked at.
+fn needs_guards(state: &State, orders: &Orders) -> bool {
+    let has_orders = orders.owns_host_files || !orders.sysctls.is_empty();
+    // What has no mounts of its own, or no process any more, can show nothing.
+    let process = Process::open(state).ok();
+    has_orders || process.is_some_and(|process| process.is_in_identity_namespace().unwrap_or(true))
 }
 
 /// Decides what is to be done for the container of `state`. Changes nothing but what `precreate` has left
@@ -237,13 +251,12 @@ fn finish_precreate(place: &Place, orders: &Orders) -> Result<()> {
 /// what precreate has begun cannot be brought to its end. Whoever asks for nothing is not stopped by
 /// anything else.
 pub fn plan(state: &State, orders: &Orders) -> Result<Decision> {
-    let is_from_precreate = orders.owns_host_files || !orders.sysctls.is_empty();
-    let (annotations, bundle) = match annotations(state) {
-        Err(_) if !is_from_precreate => return Ok(Decision::NotAsked),
-        found => found?,
+    let (annotations, place) = match annotations(state) {
+        Ok((annotations, bundle)) => (annotations, find(state, bundle)),
+        Err(why) => (BTreeMap::new(), Err(why)),
     };
-    let place = match find(state, bundle) {
-        Err(why) if is_from_precreate => return Err(why),
+    let place = match place {
+        Err(why) if needs_guards(state, orders) => return Err(why),
         place => place,
     };
     if let Ok(place) = &place {

@@ -314,22 +314,32 @@ pub fn config_in(bundle: &Path) -> Result<Option<Config>> {
     Config::parse(&text).with_context(context).map(Some)
 }
 
-/// The text of a config.json that a stage gets on standard input. Fails where it is none at all, or
-/// larger than 16 MiB.
-pub fn read_config(mut from: impl Read) -> Result<String> {
-    const INPUT: &str = "config.json on standard input";
-    let mut text = Vec::with_capacity(CONFIG_USUAL);
-    from.by_ref()
-        .take(CONFIG_MAX)
-        .read_to_end(&mut text)
-        .with_context(|| format!("read {INPUT}"))?;
-    let rest = std::io::copy(&mut from, &mut std::io::sink())?;
-    ensure!(rest == 0, "{INPUT} is larger than 16 MiB ({} bytes)", CONFIG_MAX + rest);
-    ensure!(
-        !text.is_empty(),
-        "no {INPUT}; this command is started by Podman, as a hook of the stage precreate"
-    );
-    String::from_utf8(text).map_err(|error| anyhow!("{INPUT}: {error}"))
+/// What a stage gets on standard input.
+#[derive(Debug)]
+pub enum Input {
+    /// The text of a config.json.
+    Text(String),
+    /// The beginning of one that is larger than 16 MiB.
+    TooLarge(Vec<u8>),
+}
+
+impl Input {
+    /// Reads it. Fails where it is none at all.
+    pub fn read(from: impl Read) -> Result<Self> {
+        const INPUT: &str = "config.json on standard input";
+        let mut text = Vec::with_capacity(CONFIG_USUAL);
+        from.take(CONFIG_MAX + 1)
+            .read_to_end(&mut text)
+            .with_context(|| format!("read {INPUT}"))?;
+        if text.len() as u64 > CONFIG_MAX {
+            return Ok(Self::TooLarge(text));
+        }
+        ensure!(
+            !text.is_empty(),
+            "no {INPUT}; this command is started by Podman, as a hook of the stage precreate"
+        );
+        String::from_utf8(text).map(Self::Text).map_err(|error| anyhow!("{INPUT}: {error}"))
+    }
 }
 
 #[cfg(test)]

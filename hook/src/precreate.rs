@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,7 +30,7 @@ use crate::labels::{self, Label};
 use crate::log::{Log, Severity};
 use crate::lookup;
 use crate::message::{self, Call, shown};
-use crate::oci::{self, Namespace};
+use crate::oci::{self, Input, Namespace};
 use crate::orders::Orders;
 use crate::policy::Policy;
 use crate::request::{self, Evidence, Need, Request};
@@ -228,7 +228,19 @@ enum Outcome {
 pub fn run() -> Result<Vec<String>> {
     let start = Instant::now();
     let log = Log::connect();
-    let text = oci::read_config(std::io::stdin().lock())?;
+    let mut input = std::io::stdin().lock();
+    let text = match Input::read(&mut input)? {
+        Input::Text(text) => text,
+        Input::TooLarge(beginning) => {
+            let record = json!({
+                "stage": "precreate",
+                "decision": "engine",
+                "why": "config.json is larger than 16 MiB",
+            });
+            log.send(Severity::Warning, &record.to_string());
+            return pass_on((&*beginning).chain(input)).map(|()| Vec::new());
+        }
+    };
     let mut id = None;
     let outcome = Asking::parse(&text).and_then(|asking| {
         id = asking.id().map(str::to_owned);
@@ -255,11 +267,16 @@ pub fn run() -> Result<Vec<String>> {
         Outcome::NotAsked | Outcome::Left(_) => (text, Vec::new()),
         Outcome::Rewritten { text, warnings } => (text, warnings),
     };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .context("write config.json to standard output")?;
+    pass_on(text.as_bytes())?;
     Ok(warnings)
+}
+
+/// Writes a config.json to standard output.
+fn pass_on(mut config: impl Read) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    std::io::copy(&mut config, &mut out)
+        .and_then(|_| out.flush())
+        .context("write config.json to standard output")
 }
 
 /// Decides what is to become of the config.json `text`.
