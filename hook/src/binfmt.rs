@@ -211,18 +211,6 @@ impl Entry {
         })
     }
 
-    /// Whether it is for no file that begins with `magic`, as far as `mask` has bits. What lies beyond
-    /// could be anything, and the end of a file's name, too.
-    #[must_use]
-    pub fn spares(&self, magic: &[u8], mask: &[u8]) -> bool {
-        let Match::Magic { offset, magic: wanted, mask: wanted_mask } = &self.matches else {
-            return false;
-        };
-        let known = magic.iter().zip(mask).skip(*offset);
-        let mut pairs = wanted.iter().zip(wanted_mask).zip(known);
-        pairs.any(|((a, a_mask), (b, b_mask))| (a ^ b) & a_mask & b_mask != 0)
-    }
-
     /// Whether it works in containers.
     #[must_use]
     pub fn works_in_containers(&self) -> bool {
@@ -383,30 +371,6 @@ mod tests {
         // Flag D is not printed.
         let entry = Entry::parse("e".as_ref(), ENTRY.replace("enabled", "disabled").as_bytes());
         assert!(!entry.unwrap().enabled);
-    }
-
-    #[test]
-    fn only_what_differs_in_known_bytes_is_spared() {
-        let native = find("x86_64").unwrap().pattern;
-        let entry = |matches: &str| {
-            let text = format!("enabled\ninterpreter /q\nflags: F\n{matches}\n");
-            Entry::parse("e".as_ref(), text.as_bytes()).unwrap()
-        };
-        for (matches, elf, script) in [
-            ("offset 0\nmagic f30d0d0a", true, true),  // compiled Python
-            ("offset 18\nmagic b700", true, false),    // another machine
-            ("offset 0\nmagic 7f454c46", false, true), // every ELF file
-            ("offset 0\nmagic 7f454c46ff\nmask ffffffff00", false, true),
-            ("offset 24\nmagic 3050400000000000", false, false), // one entry point
-            ("offset 52\nmagic 4000", false, false),             // every 64-bit header
-            ("offset 2\nmagic 6f6464", true, false),
-            ("offset 0\nmagic 2321", true, false),
-            ("extension .sh", false, false),
-        ] {
-            let entry = entry(matches);
-            assert_eq!(entry.spares(native.magic(), native.mask()), elf, "{matches}");
-            assert_eq!(entry.spares(b"#!", &[0xff; 2]), script, "{matches}");
-        }
     }
 
     /// As Linux 6.18 prints them.

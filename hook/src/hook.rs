@@ -36,6 +36,11 @@ use crate::trust::{Host, LazyHost};
 /// counted as the container's.
 const COPIES_MAX: usize = 4;
 
+/// Why most handlers are lost.
+const SERVES_NOTHING: &str = "no target has its programs run by it";
+/// How many handlers that are lost are named at most: anybody may have registered thousands.
+const LOST_MAX: usize = 100;
+
 /// What is to be done to a container. Made by [`plan`], which changes nothing.
 #[derive(Debug)]
 pub struct Plan {
@@ -74,11 +79,11 @@ impl Plan {
 pub struct Carry {
     /// What is to be registered.
     pub entry: Entry,
-    /// What it holds; nothing without flag F, where the kernel looks the emulator up at exec.
-    pub program: Option<Program>,
+    /// What it holds.
+    pub program: Program,
 }
 
-/// What a handler with flag F holds.
+/// What a handler holds.
 #[derive(Debug)]
 pub enum Program {
     /// This file of the host.
@@ -667,47 +672,58 @@ fn form(
     (form, Some(format!("{why}; run: sudo toolbx-arch prepare")))
 }
 
-/// What of the visible handlers is to be registered again, the newest first, and what cannot be.
+/// What of the visible handlers is to be registered again, and what cannot be: for each target that ours
+/// are not for, the one that serves it.
 ///
-/// Left out without a word: what our own handlers are for.
+/// Left out without a word: what is switched off, and what our own handlers are for.
 fn carries(
     visible: Option<&Visible>,
     emulations: &[Emulation],
     rules: &Rules,
 ) -> (Vec<Carry>, Vec<String>) {
+    let entries = visible.map(|visible| &*visible.entries).unwrap_or_default();
+    let is_ours = |entry: &Entry| emulations.iter().any(|ours| entry.serves(ours.handler.arch));
     let (mut carries, mut lost) = (Vec::new(), Vec::new());
     let ours = emulations.iter().filter(|ours| matches!(ours.launch.form, Form::Copy)).count();
     let mut copies = COPIES_MAX.saturating_sub(ours);
-    for entry in visible.iter().flat_map(|visible| &visible.entries) {
-        if emulations.iter().any(|emulation| entry.serves(emulation.handler.arch)) {
+    let mut seen: Vec<&Entry> = Vec::new();
+    for arch in ARCHES.iter().filter(|arch| !arch.is_native()) {
+        let Some(entry) = serving(entries, arch) else { continue };
+        if is_ours(entry) || seen.iter().any(|seen| std::ptr::eq(*seen, entry)) {
             continue;
         }
-        match carry(entry, copies > 0, rules) {
+        seen.push(entry);
+        match carry(entry, arch, copies > 0, rules) {
             Ok(carry) => {
-                copies -= usize::from(matches!(carry.program, Some(Program::Copy(_))));
+                copies -= usize::from(matches!(carry.program, Program::Copy(_)));
                 carries.push(carry);
             }
             Err(error) => lost.push(format!("{}: {error:#}", entry.name.display())),
         }
     }
+    let others = entries.iter().filter(|entry| {
+        entry.enabled && !is_ours(entry) && !seen.iter().any(|seen| std::ptr::eq(*seen, *entry))
+    });
+    let others = others.map(|entry| format!("{}: {SERVES_NOTHING}", entry.name.display()));
+    lost.extend(others);
+    lost.truncate(LOST_MAX);
     (carries, lost)
 }
 
-/// Opens what `entry` is to hold, as strictly as any emulator. Anybody in a shared namespace may
-/// have registered it.
-fn carry(entry: &Entry, may_copy: bool, rules: &Rules) -> Result<Carry> {
-    let natives = ARCHES.iter().filter(|arch| arch.is_native());
-    let mut heads = natives.map(|arch| (arch.pattern.magic(), arch.pattern.mask()));
+/// Opens what `entry`, which serves `arch`, is to hold, as strictly as any emulator. Anybody in a shared
+/// namespace may have registered it.
+fn carry(entry: &Entry, arch: &Arch, may_copy: bool, rules: &Rules) -> Result<Carry> {
+    ensure!(entry.is_for(arch), "it may be for more than programs of {}", arch.name);
     ensure!(
-        heads.all(|(magic, mask)| entry.spares(magic, mask)) && entry.spares(b"#!", &[0xff; 2]),
-        "it may be for programs that this machine runs itself"
+        ARCHES.iter().all(|other| *entry.name != *handler_name(other) || other == arch),
+        "it has the name of another target's"
     );
-    let program = if !entry.works_in_containers() {
-        None
-    } else if let Some((name, arguments)) = entry.launched() {
-        Some(launched_program(entry, name, &arguments, may_copy, rules)?)
-    } else {
-        Some(Program::File(program_at(&entry.host_path(), entry, rules)?))
+    if let Some(hindrance) = entry.hindrance() {
+        bail!("it is {hindrance}, which containers cannot use");
+    }
+    let program = match entry.launched() {
+        Some((name, arguments)) => launched_program(entry, name, &arguments, may_copy, rules)?,
+        None => Program::File(program_at(&entry.host_path(), entry, rules)?),
     };
     Ok(Carry { entry: entry.clone(), program })
 }

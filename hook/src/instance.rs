@@ -24,6 +24,8 @@ pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 /// Why there may be no room for one more (Linux 7.3), and what to do.
 const FULL: &str = "there may be no more handlers than the sysctl user.max_binfmt_misc_interpreters says, \
                     those of the machine included; raise it, or take handlers of the machine away";
+/// How often a name is taken back from whoever takes it at the same time.
+const REPLACE_MAX: usize = 8;
 /// Files of an instance that are not entries.
 const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
 /// More than anybody needs; keeps the hook's time (a second or so for these) and memory bounded.
@@ -206,32 +208,21 @@ impl Instance {
     /// else.
     pub fn register(&self, handler: &Handler) -> Result<()> {
         let name = handler.name();
-        match self.write(OsStr::new("register"), &handler.entry().line()?) {
+        let written = self.write(OsStr::new("register"), &handler.entry().line()?);
+        if written == Err(Errno::EXIST) {
             // By an earlier container, or by one that starts at the same time.
-            Err(Errno::EXIST) => self.reuse(&name, handler),
-            written => {
-                let is_full = written == Err(Errno::NOSPC);
-                let written = written.call(|| {
-                    format!(
-                        "register {name} with emulator {} in binfmt_misc",
-                        handler.emulator.display()
-                    )
-                });
-                if is_full { written.context(FULL) } else { written }
-            }
+            return self.reuse(&name, handler);
         }
+        let emulator = handler.emulator.display();
+        done(written, || format!("register {name} with emulator {emulator} in binfmt_misc"))
     }
 
     /// Registers again what another instance had, unless something of that name is here already.
     pub fn carry_over(&self, entry: &Entry) -> Result<()> {
         match self.write(OsStr::new("register"), &entry.without_credentials().line()?) {
-            Err(Errno::EXIST) => return Ok(()),
-            written => written.call(|| format!("register {}", entry.interpreter.display()))?,
+            Err(Errno::EXIST) => Ok(()),
+            written => done(written, || format!("register {}", entry.interpreter.display())),
         }
-        if !entry.enabled {
-            self.write(&entry.name, b"0").call(|| "disable it".into())?;
-        }
-        Ok(())
     }
 
     /// Makes sure that the entry `name` is what `handler` asks for, and takes part at exec.
@@ -256,25 +247,35 @@ impl Instance {
     /// Registers `handler` anew, in place of the entry `name`. Meanwhile it is there under a name of this
     /// process's own: other containers rely on it.
     fn replace(&self, name: &str, handler: &Handler) -> Result<()> {
-        let call = || format!("replace binfmt_misc/{name}");
-        let register = |entry: &Entry| {
-            let line = entry.line()?;
-            match self.write(OsStr::new("register"), &line) {
-                Err(Errno::EXIST) => Ok(()), // another hook did the same
-                written => written.call(call),
-            }
-        };
-        let remove = |name: &OsStr| match self.write(name, b"-1") {
-            Err(Errno::NOENT) => Ok(()),
-            removed => removed.call(call),
-        };
         let entry = handler.entry();
         let meanwhile =
             Entry { name: format!("{name}.{}", std::process::id()).into(), ..entry.clone() };
-        register(&meanwhile)?;
-        remove(&entry.name)?;
-        register(&entry)?;
-        remove(&meanwhile.name)
+        self.register_anew(&meanwhile)?;
+        let replaced = self.remove(&entry.name).and_then(|()| self.register_anew(&entry));
+        // If that failed, it is better than none.
+        replaced.and_then(|()| self.remove(&meanwhile.name))
+    }
+
+    /// Registers `entry`, and nothing that somebody else has registered by its name.
+    fn register_anew(&self, entry: &Entry) -> Result<()> {
+        let line = entry.line()?;
+        let mut written = self.write(OsStr::new("register"), &line);
+        for _ in 0..REPLACE_MAX {
+            if written != Err(Errno::EXIST) {
+                break;
+            }
+            self.remove(&entry.name)?;
+            written = self.write(OsStr::new("register"), &line);
+        }
+        done(written, || format!("replace binfmt_misc/{}", entry.name.display()))
+    }
+
+    /// Takes the entry `name` away, if it is there.
+    fn remove(&self, name: &OsStr) -> Result<()> {
+        match self.write(name, b"-1") {
+            Err(Errno::NOENT) => Ok(()),
+            removed => removed.call(|| format!("remove binfmt_misc/{}", name.display())),
+        }
     }
 
     fn open(&self, name: &OsStr, flags: OFlags) -> rustix::io::Result<File> {
@@ -289,6 +290,13 @@ impl Instance {
             .map(|_| ())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
+}
+
+/// What came of the `call` by which something was to be registered.
+fn done(written: rustix::io::Result<()>, call: impl FnOnce() -> String) -> Result<()> {
+    let is_full = written == Err(Errno::NOSPC);
+    let written = written.call(call);
+    if is_full { written.context(FULL) } else { written }
 }
 
 /// Fails where other containers rely on another of the `entries` for the programs of `handler`: the

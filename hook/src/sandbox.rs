@@ -162,8 +162,8 @@ fn shown(plan: &Plan) -> impl Iterator<Item = (PathBuf, &Emulator)> {
 /// The files that handlers are to hold, by what is registered: ours come last.
 fn files(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
     let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
-        Some(Program::File(file)) => Some((&*entry.interpreter, file)),
-        _ => None,
+        Program::File(file) => Some((&*entry.interpreter, file)),
+        Program::Copy(_) => None,
     });
     let ours = plan.emulations.iter().filter_map(|emulation| {
         let interpreter = &*emulation.handler.interpreter;
@@ -175,8 +175,8 @@ fn files(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
 /// The emulators of which handlers are to hold copies, by what is registered: ours come last.
 fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
     let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
-        Some(Program::Copy(emulator)) => Some((&*entry.interpreter, emulator)),
-        _ => None,
+        Program::Copy(emulator) => Some((&*entry.interpreter, emulator)),
+        Program::File(_) => None,
     });
     let ours =
         plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
