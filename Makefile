@@ -159,7 +159,7 @@ lint:
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml launcher/launcher.rs
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
-	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
+	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images tests/mirror.bash tests/root \
 		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers packaging/package
 	shellcheck --shell=sh hook/tests/container.sh images/with-hooks packaging/postinst packaging/prerm
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"

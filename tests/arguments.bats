@@ -56,12 +56,12 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
 @test "they are to be seen: in the container, by explain, by list, in the log" {
     as_alice run --detach --name c --userns=keep-id --annotation toolbx.arch.cpu=cortex-a57 \
         --annotation toolbx.arch.strace=true $arm sleep 100 >/dev/null 2>&1
-    logged 'targets[0].interpreter="qemu-aarch64-static -cpu cortex-a57 ! -strace"' \
+    logged 'targets[0].interpreter="qemu-aarch64'$static' -cpu cortex-a57 ! -strace"' \
         'targets[0].arguments="-cpu cortex-a57 ! -strace"' 'targets[0].launcher="prepared"'
     run --separate-stderr as_alice exec c cat /proc/1/cmdline
-    [[ "$(tr '\0' ' ' <<<"$output")" == *qemu-aarch64-static*-cpu*cortex-a57*-strace*sleep* ]] || fail "$output"
+    [[ "$(tr '\0' ' ' <<<"$output")" == *qemu-aarch64$static*-cpu*cortex-a57*-strace*sleep* ]] || fail "$output"
     run --separate-stderr alice toolbx-arch explain c
-    [[ "$output" == *"annotation toolbx.arch.cpu "*cortex-a57*"qemu-aarch64-static -cpu cortex-a57 ! -strace"*"launcher prepared"* ]] ||
+    [[ "$output" == *"annotation toolbx.arch.cpu "*cortex-a57*"qemu-aarch64$static -cpu cortex-a57 ! -strace"*"launcher prepared"* ]] ||
         fail "$output" "$stderr"
     run --separate-stderr alice toolbx-arch explain --json c
     jq -e '.targets[0].arguments == "-cpu cortex-a57 ! -strace"' <<<"$output" || fail "$output"
@@ -92,11 +92,11 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     # Of all emulators that there are, too; whether they are prepared or not.
     told =all .cpu.arm64=cortex-a57 .uname=7.7.7 -- $arm uname -rm
     prints "7.7.7 aarch64"
-    rm /usr/libexec/toolbx-arch/emulators/qemu-aarch64-static
+    rm /usr/libexec/toolbx-arch/emulators/qemu-aarch64$static
     told =all .cpu.arm64=cortex-a57 -- $arm uname -m
     toolbx-arch prepare arm64 >/dev/null
     prints "aarch64"
-    tail -n 1 /run/log.records | grep -q '{"arguments":"-cpu cortex-a57","emulator":"/usr/bin/qemu-aarch64-static",[^}]*"launcher":"copy"'
+    tail -n 1 /run/log.records | grep -q '{"arguments":"-cpu cortex-a57","emulator":"/usr/bin/qemu-aarch64'$static'",[^}]*"launcher":"copy"'
 }
 
 @test "what cannot be had is refused, and what is nonsense" {
@@ -136,18 +136,18 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     # In the namespace that alice's containers share, as a privileged one could.
     run --separate-stderr alice podman unshare sh -c '
         mount -t binfmt_misc b /proc/sys/fs/binfmt_misc && cd "$(mktemp -d)"
-        register() { ln -s /usr/bin/qemu-aarch64-static "$2" && printf %s ":$1:M::$3:$4:$2:F" >/proc/sys/fs/binfmt_misc/register; }
+        register() { ln -s /usr/bin/qemu-aarch64'$static' "$2" && printf %s ":$1:M::$3:$4:$2:F" >/proc/sys/fs/binfmt_misc/register; }
         header="\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xf3\x00"
         mask="\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
-        register toolbx-arch-mips "qemu-mips-static -g 1234" XXXX
+        register toolbx-arch-mips "qemu-mips'$static' -g 1234" XXXX
         register q1 q1 "$header" "$mask"
-        register toolbx-arch-riscv64 "qemu-riscv64-static -r 6.6.6" "$header" "$mask"
+        register toolbx-arch-riscv64 "qemu-riscv64'$static' -r 6.6.6" "$header" "$mask"
         ls -U /proc/sys/fs/binfmt_misc'
     [[ "$output" == *toolbx-arch-riscv64*q1*toolbx-arch-mips* ]] || fail "$output" "$stderr"
     local lost='"q1: no target has its programs run by it","toolbx-arch-mips: no target has its programs run by it"'
     s390x() { run --separate-stderr as_alice run --rm --userns=keep-id localhost/busybox:s390x cat /proc/sys/fs/binfmt_misc/toolbx-arch-riscv64; }
     s390x
-    [[ "$output" == *"interpreter qemu-riscv64-static -r 6.6.6"* ]] || fail "$output" "$stderr"
+    [[ "$output" == *"interpreter qemu-riscv64$static -r 6.6.6"* ]] || fail "$output" "$stderr"
     logged 'carried=["toolbx-arch-riscv64"]' "lost=[$lost]"
     policy '{"argument_annotations": {"all": ["cpu"]}}'
     s390x
@@ -175,8 +175,8 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     prints aarch64
     run --separate-stderr as_alice run --rm --annotation toolbx.arch.cpu=cortex-a57 $arm uname -m
     refused
-    grep -q 'already runs aarch64 programs with qemu-aarch64-static -cpu max,pauth=off' /run/log.records
+    grep -q 'already runs aarch64 programs with qemu-aarch64'$static' -cpu max,pauth=off' /run/log.records
     # They are carried over by what they say.
     run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=s390x localhost/busybox:arm64 cat /proc/sys/fs/binfmt_misc/toolbx-arch-aarch64
-    [[ "$output" == *"interpreter qemu-aarch64-static"* ]] || fail "$output" "$stderr"
+    [[ "$output" == *"interpreter qemu-aarch64$static"* ]] || fail "$output" "$stderr"
 }

@@ -97,12 +97,12 @@ END
     as_alice system migrate
     run --separate-stderr "$BATS_TEST_DIRNAME/host-with-handlers" bash -c '
         source "$0"
-        mv /usr/bin/qemu-aarch64-static "$RUN/qemu"
+        mv /usr/bin/qemu-aarch64$static "$RUN/qemu"
         printf "%s" ":plain:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:/qemu:P" >/proc/sys/fs/binfmt_misc/register
         chmod 755 "$RUN/qemu"
         as_alice run --rm --volume "$RUN/qemu:/qemu:ro" localhost/busybox:arm64 uname -m
         as_alice run --rm localhost/busybox:arm64 uname -m || echo not
-        mv "$RUN/qemu" /usr/bin/qemu-aarch64-static' "$BATS_TEST_DIRNAME/helpers.bash"
+        mv "$RUN/qemu" /usr/bin/qemu-aarch64$static' "$BATS_TEST_DIRNAME/helpers.bash"
     as_alice system migrate
     prints $'aarch64\nnot'
 }

@@ -224,8 +224,8 @@ PY
 
 @test "a limit on the size of files" {
     # A copy of the emulator is larger.
-    keep /usr/libexec/toolbx-arch/emulators/qemu-aarch64-static
-    rm /usr/libexec/toolbx-arch/emulators/qemu-aarch64-static
+    keep /usr/libexec/toolbx-arch/emulators/qemu-aarch64$static
+    rm /usr/libexec/toolbx-arch/emulators/qemu-aarch64$static
     mkdir -p "$RUN/hooks"
     local limit
     for limit in 4096:unlimited 4096:4096; do

@@ -3,6 +3,10 @@
 
 RUNTIME=${RUNTIME:-crun}
 
+# How the names of emulators end: Debian 12 has qemu-aarch64-static, Debian 13 qemu-aarch64.
+export static=-static
+compgen -G '/usr/bin/qemu-*-static' >/dev/null || static=
+
 export BATS_TEST_TIMEOUT=300
 
 # Podman as the machine's root.
@@ -22,6 +26,12 @@ as_alice() {
 # Whether Podman's database is SQLite, in which the hook finds a container's label.
 has_sqlite() {
     [ "$(as_root info --format '{{.Host.DatabaseBackend}}' 2>/dev/null)" = sqlite ]
+}
+
+# Whether cgroups of the laboratory have this controller: with the unified hierarchy, those only that
+# the machine does not use in the old way.
+has_controller() {
+    [ -d "/sys/fs/cgroup/$1" ] || grep -qw "$1" /sys/fs/cgroup/cgroup.controllers
 }
 
 fail() {

@@ -110,10 +110,10 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
 @test "the policy for CI: no rights, no emulator of this machine's own, no label" {
     mkdir -p /etc/toolbx-arch
     cp "$source/policies/ci.json" /etc/toolbx-arch/policy.json
-    cp /usr/bin/qemu-aarch64-static /usr/local/bin/
+    cp /usr/bin/qemu-aarch64$static /usr/local/bin/
     run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=arm64 localhost/busybox:arm64 uname -m
     prints aarch64
-    logged 'targets[0].emulator="/usr/bin/qemu-aarch64-static"' 'targets[0].flags="OPF"'
+    logged 'targets[0].emulator="/usr/bin/qemu-aarch64'$static'"' 'targets[0].flags="OPF"'
     run as_alice run --rm --annotation toolbox-arch=arm64 localhost/busybox:arm64 uname -m
     [ "$status" != 0 ]
     logged 'decision="refused"'
@@ -121,7 +121,7 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
     rm -r /etc/toolbx-arch
     run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbox-arch=arm64 localhost/busybox:arm64 uname -m
     prints aarch64
-    logged 'targets[0].emulator="/usr/local/bin/qemu-aarch64-static"' 'targets[0].flags="OPFC"'
+    logged 'targets[0].emulator="/usr/local/bin/qemu-aarch64'$static'"' 'targets[0].flags="OPFC"'
 }
 
 @test "help, version, and a wrong call" {

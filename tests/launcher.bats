@@ -270,14 +270,14 @@ END
 
 @test "emulators that are replaced while a container runs" {
     local launcher file
-    keep /usr/bin/qemu-aarch64-static
+    keep /usr/bin/qemu-aarch64$static
     for launcher in "${launchers[@]}"; do
         start $launcher
-        for file in /usr/bin/qemu-aarch64-static /usr/libexec/toolbx-arch/emulators/*; do
+        for file in /usr/bin/qemu-aarch64$static /usr/libexec/toolbx-arch/emulators/*; do
             [ ! -e "$file" ] || { cp /bin/false "$file.new" && mv "$file.new" "$file"; }
         done
         each_prints user <<<'setuid ids => guest 1000/0 1000/1000 secure=1'
         put_back
-        keep /usr/bin/qemu-aarch64-static
+        keep /usr/bin/qemu-aarch64$static
     done
 }

@@ -53,9 +53,9 @@ clones() { # podman option
 
 outlives_emulator() { # podman option
     $1 run --detach --name life $2 $annotated $arm sleep 100 >/dev/null
-    mv /usr/bin/qemu-aarch64-static "$RUN/qemu"
+    mv /usr/bin/qemu-aarch64$static "$RUN/qemu"
     run --separate-stderr $1 exec life uname -m
-    mv "$RUN/qemu" /usr/bin/qemu-aarch64-static
+    mv "$RUN/qemu" /usr/bin/qemu-aarch64$static
     prints aarch64
     $1 rm --force --time 0 life >/dev/null
 }

@@ -158,8 +158,8 @@ switched_and_removed() { # deb|rpm
 make_emulator_deb() { # version
     local tree=$RUN/emulator
     mkdir -p "$tree"/{DEBIAN,usr/bin}
-    cp "$RUN/qemu-s390x-static" "$tree/usr/bin/"
-    seq "$1" >>"$tree/usr/bin/qemu-s390x-static"
+    cp "$RUN/qemu-s390x$static" "$tree/usr/bin/"
+    seq "$1" >>"$tree/usr/bin/qemu-s390x$static"
     printf '%s\n' 'Package: emulator' "Version: $1" 'Architecture: all' 'Maintainer: nobody <nobody@localhost>' \
         'Description: an emulator' >"$tree/DEBIAN/control"
     dpkg-deb -Z none --build "$tree" "$RUN/emulator.deb"
@@ -179,10 +179,10 @@ AutoReqProv: no
 %description
 An emulator.
 %install
-install -D -m 755 $RUN/qemu-s390x-static %{buildroot}/usr/bin/qemu-s390x-static
-seq $1 >>%{buildroot}/usr/bin/qemu-s390x-static
+install -D -m 755 $RUN/qemu-s390x$static %{buildroot}/usr/bin/qemu-s390x$static
+seq $1 >>%{buildroot}/usr/bin/qemu-s390x$static
 %files
-/usr/bin/qemu-s390x-static
+/usr/bin/qemu-s390x$static
 END
     rpmbuild --quiet -bb --define "_topdir $RUN/rpmbuild" --define "_rpmdir $RUN" "$RUN/emulator.spec"
 }
@@ -194,25 +194,25 @@ remove_both_deb() { "${deb[@]}" --purge emulator toolbx-arch; }
 remove_both_rpm() { "${rpm[@]}" --erase emulator toolbx-arch; }
 
 without_emulator() { # for s390x
-    keep /usr/bin/qemu-s390x-static
-    mv /usr/bin/qemu-s390x-static "$RUN"
+    keep /usr/bin/qemu-s390x$static
+    mv /usr/bin/qemu-s390x$static "$RUN"
 }
 
 follow() { # deb|rpm
     without_emulator
     "install_$1"
-    [[ -x $prepared/qemu-aarch64-static && ! -e $prepared/qemu-s390x-static ]]
+    [[ -x $prepared/qemu-aarch64$static && ! -e $prepared/qemu-s390x$static ]]
     "install_emulator_$1" 1
-    cp $prepared/qemu-s390x-static "$RUN/copy"
+    cp $prepared/qemu-s390x$static "$RUN/copy"
     run --separate-stderr as_alice run --rm --userns=keep-id localhost/busybox:s390x uname -m
     prints s390x
     "install_emulator_$1" 2
-    [ -x $prepared/qemu-s390x-static ]
-    run -1 cmp --silent $prepared/qemu-s390x-static "$RUN/copy"
+    [ -x $prepared/qemu-s390x$static ]
+    run -1 cmp --silent $prepared/qemu-s390x$static "$RUN/copy"
     "remove_emulator_$1"
-    [[ -x $prepared/qemu-aarch64-static && ! -e $prepared/qemu-s390x-static ]]
+    [[ -x $prepared/qemu-aarch64$static && ! -e $prepared/qemu-s390x$static ]]
     "install_emulator_$1" 1
-    [ -x $prepared/qemu-s390x-static ]
+    [ -x $prepared/qemu-s390x$static ]
     run -0 "remove_both_$1"
     [[ "$output" != *"not every emulator"* ]] || fail "$output"
     [ ! -e /usr/libexec/toolbx-arch ]
@@ -221,10 +221,10 @@ follow() { # deb|rpm
 fails_alone() { # deb|rpm
     local warning="warning: not every emulator is prepared; to try again, run: toolbx-arch prepare"
     without_emulator
-    cp /bin/true "$RUN/qemu-s390x-static" # linked dynamically
+    cp /bin/true "$RUN/qemu-s390x$static" # linked dynamically
     "install_$1"
     "install_emulator_$1" 1
-    [[ -x $prepared/qemu-aarch64-static && ! -e $prepared/qemu-s390x-static ]]
+    [[ -x $prepared/qemu-aarch64$static && ! -e $prepared/qemu-s390x$static ]]
     "remove_emulator_$1"
     rm -r $prepared
     : >$prepared # no directory can be made there
@@ -234,7 +234,7 @@ fails_alone() { # deb|rpm
     [[ "$output" == *"$warning"* ]] || fail "$output"
     rm $prepared
     "remove_emulator_$1"
-    [ -x $prepared/qemu-aarch64-static ]
+    [ -x $prepared/qemu-aarch64$static ]
     touch /usr/libexec/toolbx-arch/own
     "remove_$1"
     run ls -A /usr/libexec/toolbx-arch
@@ -252,9 +252,9 @@ fails_alone() { # deb|rpm
     "${make[@]}" install DESTDIR="$RUN/destination"
     [ ! -e /usr/libexec/toolbx-arch ]
     "${make[@]}" install
-    [ -x $prepared/qemu-aarch64-static ]
+    [ -x $prepared/qemu-aarch64$static ]
     "${make[@]}" uninstall DESTDIR="$RUN/destination"
-    [ -x $prepared/qemu-aarch64-static ]
+    [ -x $prepared/qemu-aarch64$static ]
     "${make[@]}" uninstall
     [ ! -e /usr/libexec/toolbx-arch ]
 }

@@ -4,7 +4,7 @@ bats_require_minimum_version 1.5.0
 load helpers
 
 copies=/usr/libexec/toolbx-arch/emulators
-copy=$copies/qemu-aarch64-static
+copy=$copies/qemu-aarch64$static
 arm=localhost/busybox:arm64
 
 setup_file() {
@@ -40,15 +40,15 @@ fresh() { # name: by --check and --json
     uses copy "there is no prepared copy; run: sudo toolbx-arch prepare"
     run --separate-stderr toolbx-arch prepare --check
     [ "$status" = 1 ]
-    [[ "$output" == *"missing qemu-aarch64-static"* ]] || fail "$output"
+    [[ "$output" == *"missing qemu-aarch64$static"* ]] || fail "$output"
     [ ! -e /usr/libexec/toolbx-arch ]
     run --separate-stderr toolbx-arch prepare arm64 linux/s390x
-    prints "prepared qemu-aarch64-static
-prepared qemu-s390x-static"
+    prints "prepared qemu-aarch64$static
+prepared qemu-s390x$static"
     uses prepared
     run --separate-stderr toolbx-arch prepare
     [ "$status" = 0 ]
-    [[ "$output" == *"prepared qemu-riscv64-static"* && "$output" != *aarch64-static* ]] || fail "$output"
+    [[ "$output" == *"prepared qemu-riscv64$static"* && "$output" != *"qemu-aarch64$static"[[:space:]]* ]] || fail "$output"
     local before
     before=$(stat -c '%n %i %y' $copies/*)
     run --separate-stderr toolbx-arch prepare --all
@@ -61,20 +61,20 @@ prepared qemu-s390x-static"
     mkdir -p /etc/toolbx-arch && echo "$policy" >/etc/toolbx-arch/policy.json
     run --separate-stderr toolbx-arch prepare --check
     [ "$status" = 1 ]
-    [[ "$output" == *"needless qemu-s390x-static"* ]] || fail "$output"
+    [[ "$output" == *"needless qemu-s390x$static"* ]] || fail "$output"
     toolbx-arch prepare >/dev/null
-    [ "$(ls $copies)" = qemu-aarch64-static ]
+    [ "$(ls $copies)" = qemu-aarch64$static ]
     echo '{"launcher": "never"}' >/etc/toolbx-arch/policy.json
     run --separate-stderr toolbx-arch prepare
-    prints "removed qemu-aarch64-static"
+    prints "removed qemu-aarch64$static"
     run --separate-stderr toolbx-arch prepare --check
     prints "nothing to prepare: the policy's launcher says never"
 }
 
 @test "a copy keeps the emulator's mode and label" {
-    cp /usr/bin/qemu-aarch64-static /usr/local/bin/
-    chmod 511 /usr/local/bin/qemu-aarch64-static
-    label /usr/local/bin/qemu-aarch64-static system_u:object_r:bin_t:s0
+    cp /usr/bin/qemu-aarch64$static /usr/local/bin/
+    chmod 511 /usr/local/bin/qemu-aarch64$static
+    label /usr/local/bin/qemu-aarch64$static system_u:object_r:bin_t:s0
     toolbx-arch prepare arm64 >/dev/null
     [ "$(stat -c '%a %U' $copy)" = "511 root" ]
     [ "$(python3 -c "import os; print(os.getxattr('$copy', 'security.selinux'))")" = "b'system_u:object_r:bin_t:s0\x00'" ]
@@ -82,11 +82,11 @@ prepared qemu-s390x-static"
 
 # As a relabelling of the whole machine leaves it, where the policy has no name for the directory.
 @test "SELinux: a copy with another label than its emulator's is not used, and made again" {
-    local emulator=/usr/local/bin/qemu-aarch64-static bin=system_u:object_r:bin_t:s0 other=system_u:object_r:var_lib_t:s0
-    cp /usr/bin/qemu-aarch64-static $emulator
+    local emulator=/usr/local/bin/qemu-aarch64$static bin=system_u:object_r:bin_t:s0 other=system_u:object_r:var_lib_t:s0
+    cp /usr/bin/qemu-aarch64$static $emulator
     differs() { # how the labels differ
         uses copy "$copy has another SELinux label than its emulator: $1; run: sudo toolbx-arch prepare"
-        fresh qemu-aarch64-static stale
+        fresh qemu-aarch64$static stale
         run --separate-stderr toolbx-arch doctor --json
         jq -e --arg how "$1" 'any(.[]; .check == "launcher" and .status == "warning" and
             (.says | contains($how)) and .fix == "run: sudo toolbx-arch prepare")' <<<"$output" >/dev/null || fail "$output"
@@ -110,15 +110,15 @@ prepared qemu-s390x-static"
 }
 
 @test "where every file has the same time, as in an image of ostree, a copy stays fresh" {
-    cp /usr/bin/qemu-aarch64-static /usr/local/bin/
+    cp /usr/bin/qemu-aarch64$static /usr/local/bin/
     toolbx-arch prepare arm64 >/dev/null
-    touch -d @0 /usr/local/bin/qemu-aarch64-static
+    touch -d @0 /usr/local/bin/qemu-aarch64$static
     uses prepared
-    fresh qemu-aarch64-static
+    fresh qemu-aarch64$static
     # The time alone tells nothing then; the rest does.
-    printf x >>/usr/local/bin/qemu-aarch64-static
-    touch -d @0 /usr/local/bin/qemu-aarch64-static
-    fresh qemu-aarch64-static stale
+    printf x >>/usr/local/bin/qemu-aarch64$static
+    touch -d @0 /usr/local/bin/qemu-aarch64$static
+    fresh qemu-aarch64$static stale
 }
 
 @test "where /usr cannot be written, it says so, unless there is nothing to write" {
@@ -128,21 +128,21 @@ prepared qemu-s390x-static"
     run --separate-stderr toolbx-arch prepare
     prints "nothing to prepare: 31 in $copies, all fresh"
     umount $copies
-    rm $copies/qemu-s390x-static
+    rm $copies/qemu-s390x$static
     mount --bind $copies $copies
     mount -o remount,bind,ro $copies
     run --separate-stderr toolbx-arch prepare
     refused "$copies is on a read-only file system; if /usr comes as an image"
     run --separate-stderr toolbx-arch prepare --check
-    [[ "$status" = 1 && "$output" == "missing qemu-s390x-static" ]] || fail "$output"
+    [[ "$status" = 1 && "$output" == "missing qemu-s390x$static" ]] || fail "$output"
     umount $copies
 }
 
 @test "what earlier versions had in /var/lib is taken away, and nothing else there" {
     mkdir -p /var/lib/toolbx-arch/emulators
-    touch /var/lib/toolbx-arch/emulators/qemu-arm-static
+    touch /var/lib/toolbx-arch/emulators/qemu-arm$static
     run -0 toolbx-arch prepare --check
-    [ -e /var/lib/toolbx-arch/emulators/qemu-arm-static ]
+    [ -e /var/lib/toolbx-arch/emulators/qemu-arm$static ]
     run -0 toolbx-arch prepare
     [ ! -e /var/lib/toolbx-arch ]
     mkdir -p /var/lib/toolbx-arch/emulators
@@ -154,19 +154,19 @@ prepared qemu-s390x-static"
 
 @test "a copy that does not fit is not used, and made again" {
     local change
-    for change in 'touch -d 2001-01-01 /usr/local/bin/qemu-aarch64-static' \
-        'printf x >>/usr/local/bin/qemu-aarch64-static' \
+    for change in 'touch -d 2001-01-01 /usr/local/bin/qemu-aarch64'$static \
+        'printf x >>/usr/local/bin/qemu-aarch64'$static \
         "sed -i 's/\"format\":1/\"format\":2/' $copy" \
         "sed -i 's/\"launcher\":\"../\"launcher\":\"xy/' $copy" \
         "truncate -s -1 $copy" "truncate -s 5000 $copy" ": >$copy" "cp /bin/true $copy" \
         "chmod o+w $copy" "chown alice $copy" "chmod a-x $copy" \
-        "ln -sf /home/alice/x $copy; cp /usr/bin/qemu-aarch64-static /home/alice/x; chown alice /home/alice/x"; do
-        cp /usr/bin/qemu-aarch64-static /usr/local/bin/
+        "ln -sf /home/alice/x $copy; cp /usr/bin/qemu-aarch64$static /home/alice/x; chown alice /home/alice/x"; do
+        cp /usr/bin/qemu-aarch64$static /usr/local/bin/
         toolbx-arch prepare arm64 >/dev/null
         uses prepared
         bash -c "$change"
         uses copy "toolbx-arch" || fail "$change"
-        fresh qemu-aarch64-static stale
+        fresh qemu-aarch64$static stale
         run --separate-stderr toolbx-arch doctor --json
         jq -e 'any(.[]; .check == "launcher" and .status == "warning" and .fix == "run: sudo toolbx-arch prepare")' <<<"$output" >/dev/null || fail "$output"
         toolbx-arch prepare >/dev/null
@@ -183,18 +183,18 @@ prepared qemu-s390x-static"
 }
 
 @test "what is no emulator is not prepared, and said" {
-    local make name=/usr/local/bin/qemu-aarch64-static
+    local make name=/usr/local/bin/qemu-aarch64$static
     while read -r make part; do
         rm -f $name
         case $make in
-        truncated) head -c 1000000 /usr/bin/qemu-aarch64-static >$name ;;
+        truncated) head -c 1000000 /usr/bin/qemu-aarch64$static >$name ;;
         dynamic) cp /bin/true $name ;;
         foreign) tar -xOf "$IMAGES/busybox-arm64.tar" ./bin/busybox >$name ;;
         prepared) toolbx-arch prepare arm64 >/dev/null && cp $copy $name ;;
         esac
         chmod 755 $name
-        [ $make = truncated ] || [ $make = prepared ] || keep /usr/bin/qemu-aarch64-static
-        [ $make = truncated ] || [ $make = prepared ] || rm /usr/bin/qemu-aarch64-static
+        [ $make = truncated ] || [ $make = prepared ] || keep /usr/bin/qemu-aarch64$static
+        [ $make = truncated ] || [ $make = prepared ] || rm /usr/bin/qemu-aarch64$static
         run --separate-stderr toolbx-arch prepare arm64
         refused "$part"
         put_back
@@ -218,7 +218,7 @@ END
     mount -t tmpfs -o size=20m,mode=755 test $copies
     run --separate-stderr toolbx-arch prepare arm64 s390x
     refused "ENOSPC"
-    [ "$(ls $copies)" = qemu-aarch64-static ]
+    [ "$(ls $copies)" = qemu-aarch64$static ]
     uses prepared
     umount $copies
 }
@@ -251,7 +251,7 @@ END
         [ ! -e $copy ] || [ "$i" != rename ] || fail "there before its name"
         uses "$([ -e $copy ] && echo prepared || echo copy)"
         toolbx-arch prepare arm64 >/dev/null
-        [ "$(ls $copies)" = qemu-aarch64-static ]
+        [ "$(ls $copies)" = qemu-aarch64$static ]
         uses prepared
     done
 }

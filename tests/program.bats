@@ -66,7 +66,7 @@ explains() { # engine arguments… : as that engine's user
 @test "doctor and explain name what is broken: the emulator" {
     as_root create --name victim --userns=auto $arm true >/dev/null
     as_alice create --name victim $arm true >/dev/null
-    local qemu=/usr/bin/qemu-aarch64-static caller broken said
+    local qemu=/usr/bin/qemu-aarch64$static caller broken said
     while IFS=';' read -r broken said; do
         keep $qemu
         eval "$broken"
@@ -220,7 +220,7 @@ os.execvp(sys.argv[1], sys.argv[1:])'
 @test "list: emulators, versions, host handlers" {
     run toolbx-arch list
     [ "${#lines[@]}" = 35 ] || fail "$output"
-    [[ "$output" == *$'\naarch64 '*" /usr/bin/qemu-aarch64-static "*" arm64 arm64/v8"* ]] || fail "$output"
+    [[ "$output" == *$'\naarch64 '*" /usr/bin/qemu-aarch64$static "*" arm64 arm64/v8"* ]] || fail "$output"
     run --separate-stderr alice toolbx-arch list --json arm64 x86_64
     holds 'map(.target) == ["x86_64", "aarch64"] and .[0].native and (.[1].emulator.version | test("^[0-9.]+$"))'
     holds '.[1] | .allowed and .problem == null and .host_handler == null'
@@ -234,7 +234,7 @@ os.execvp(sys.argv[1], sys.argv[1:])'
 
 @test "doctor and list where the machine has handlers" {
     run --separate-stderr "$BATS_TEST_DIRNAME/host-with-handlers" toolbx-arch list --json s390x arm64
-    holds '.[0].host_handler == {"name": "host-s390x", "interpreter": "/usr/bin/qemu-s390x-static", "flags": "OCF"}'
+    holds '.[0].host_handler == {"name": "host-s390x", "interpreter": "/usr/bin/qemu-s390x'$static'", "flags": "OCF"}'
     holds '.[1].host_handler == null'
     run --separate-stderr "$BATS_TEST_DIRNAME/host-with-handlers" toolbx-arch doctor --json
     holds 'any(.[]; .check == "host handlers" and .status == "ok"
@@ -253,7 +253,7 @@ os.execvp(sys.argv[1], sys.argv[1:])'
         [[ "$output" == *"first program "*"/bin/sleep is for aarch64"* ]] || fail "$output"
         [[ "$output" == *"emulated, in scope private, decided by program: "*"flags OPFC, launcher prepared, shown at /dev/.toolbx-arch/usr/bin/"* ]] || fail "$output"
         explains $engine --json web
-        holds '.decision == "emulated" and .scope == "private" and .targets == [{"target": "aarch64", "emulator": "/usr/bin/qemu-aarch64-static", "arguments": "-cpu max,pauth=off", "launcher": "prepared", "flags": "OPFC"}]'
+        holds '.decision == "emulated" and .scope == "private" and .targets == [{"target": "aarch64", "emulator": "/usr/bin/qemu-aarch64'$static'", "arguments": "-cpu max,pauth=off", "launcher": "prepared", "flags": "OPFC"}]'
         holds '.detected == {"target": "aarch64", "program": "/bin/sleep", "first": true}'
         # It changed nothing.
         run --separate-stderr $engine exec web uname -m

@@ -43,22 +43,22 @@ wrapped() { # program argument…
 }
 
 @test "no emulator" {
-    mv /usr/bin/qemu-riscv32-static "$RUN/" # in the laboratory's /usr
+    mv /usr/bin/qemu-riscv32$static "$RUN/" # in the laboratory's /usr
     both_refused "no emulator for riscv32 on this machine; install the package" toolbx.arch=riscv32
-    mv "$RUN/qemu-riscv32-static" /usr/bin/
+    mv "$RUN/qemu-riscv32$static" /usr/bin/
 }
 
 @test "emulators that cannot or may not be used" {
     # The policy is the machine's; root's emulators come from /usr/local/bin first.
     mkdir -p /etc/toolbx-arch
     echo '{"emulator_directories": ["/usr/local/bin"]}' >/etc/toolbx-arch/policy.json
-    local file=/usr/local/bin/qemu-aarch64-static
+    local file=/usr/local/bin/qemu-aarch64$static
     both_refused "no emulator for aarch64" toolbx.arch=arm64
     cp /bin/ls $file
     both_refused "is linked dynamically" toolbx.arch=arm64
     tar -xOf "$IMAGES/busybox-s390x.tar" ./bin/busybox >$file
     both_refused "is a program for s390x, this machine is x86_64" toolbx.arch=arm64
-    cp /usr/bin/qemu-aarch64-static $file
+    cp /usr/bin/qemu-aarch64$static $file
     chmod o+w $file
     both_refused "chmod go-w $file" toolbx.arch=arm64
     chmod o-w $file
@@ -67,7 +67,7 @@ wrapped() { # program argument…
     chown root $file
     run --separate-stderr as_alice run --rm --annotation toolbx.arch=arm64 $arm uname -m
     prints aarch64
-    logged 'targets[0].emulator="/usr/local/bin/qemu-aarch64-static"'
+    logged 'targets[0].emulator="/usr/local/bin/qemu-aarch64'$static'"'
 }
 
 @test "policies: precedence, and what is wrong with them" {
@@ -136,10 +136,10 @@ wrapped() { # program argument…
 @test "another emulator for the same target in a shared namespace" {
     as_alice run --detach --name first --annotation toolbx.arch=arm64 $arm sleep 100 >/dev/null
     alice mkdir -p /home/alice/.config/toolbx-arch /home/alice/emulators
-    alice cp /usr/bin/qemu-aarch64-static /home/alice/emulators/other-aarch64
+    alice cp /usr/bin/qemu-aarch64$static /home/alice/emulators/other-aarch64
     echo '{"emulator_directories": ["/home/alice/emulators"], "emulator_names": ["other-{cpu}"]}' |
         alice tee /home/alice/.config/toolbx-arch/policy.json >/dev/null
-    container_refused "already runs aarch64 programs with qemu-aarch64-static -cpu max,pauth=off" \
+    container_refused "already runs aarch64 programs with qemu-aarch64$static -cpu max,pauth=off" \
         as_alice run --rm --annotation toolbx.arch=arm64 $arm uname -m
     # In a namespace of its own it may have its own.
     run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=arm64 $arm uname -m

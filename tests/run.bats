@@ -37,7 +37,7 @@ all_print() {
 @test "root with --userns=auto, alice with keep-id, alice without --userns" {
     all_print aarch64 $arm uname -m
     logged 'decision="emulated"' 'scope="shared"' 'targets[0].flags="OPF"' \
-        'targets[0].target="aarch64"' 'targets[0].emulator="/usr/bin/qemu-aarch64-static"'
+        'targets[0].target="aarch64"' 'targets[0].emulator="/usr/bin/qemu-aarch64'$static'"'
 }
 
 @test "other private user namespaces: nomap, --uidmap" {

@@ -65,7 +65,7 @@ aarch64"
         foreign arm64 "head -n 3 /proc/sys/fs/binfmt_misc/host-s390x" --userns=keep-id
         kept; plain s390x'
     prints "enabled
-interpreter qemu-s390x-static
+interpreter qemu-s390x$static
 flags: POCF
 host-arm
 host-s390x
@@ -73,7 +73,7 @@ register
 status
 toolbx-arch-aarch64
 enabled
-interpreter /usr/bin/qemu-s390x-static
+interpreter /usr/bin/qemu-s390x$static
 flags: OF
 s390x"
 }

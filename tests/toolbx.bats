@@ -16,7 +16,7 @@ create_toolbx() {
         --volume /:/run/host:rslave --volume /dev:/dev:rslave --volume "$RUN/toolbox:/usr/bin/toolbox:ro" \
         --volume /home/alice:/home/alice:rslave --entrypoint= localhost/debian \
         toolbox --log-level debug init-container --gid 17001 --home /home/alice --shell /bin/sh --uid 17001 \
-        --user alice --monitor-host --arch 1 --arch-emulator-path /run/host/usr/bin/qemu-aarch64-static
+        --user alice --monitor-host --arch 1 --arch-emulator-path /run/host/usr/bin/qemu-aarch64$static
 }
 
 @test "Toolbx's own mount and handler go on top of ours: by mount(2), mount(8) and the new mount API" {

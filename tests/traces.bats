@@ -4,7 +4,7 @@ load helpers
 
 arm=localhost/busybox:arm64
 annotated="--annotation toolbx.arch=arm64"
-emulator=/dev/.toolbx-arch/usr/bin/qemu-aarch64-static
+emulator=/dev/.toolbx-arch/usr/bin/qemu-aarch64$static
 
 @test "the emulator is shown at its path, read-only, and cannot be removed" {
     run --separate-stderr as_alice run --rm --userns=keep-id --user 0 $annotated $arm sh -c "
@@ -51,12 +51,12 @@ changes() { # podman container
 }
 
 @test "what the container's root mounts over the emulator stays in the container" {
-    # /usr is a shared mount here; a clone that stayed in its peer group would pass it on.
-    grep -E ' /usr .* shared:' /proc/self/mountinfo
+    # /usr is on a shared mount here; a clone that stayed in its peer group would pass it on.
+    [ "$(findmnt --noheadings --output PROPAGATION --target /usr)" = shared ]
     run --separate-stderr as_root run --rm --privileged --userns=auto $annotated $arm \
         sh -c "mount -o bind /etc/passwd $emulator && cat $emulator"
     prints "root:x:0:0:root:/root:/bin/sh"
-    cmp -s -n 4 /usr/bin/qemu-aarch64-static <(printf '\177ELF')
+    cmp -s -n 4 /usr/bin/qemu-aarch64$static <(printf '\177ELF')
 }
 
 @test "a volume where the emulator would be shown gets nothing" {
@@ -71,18 +71,18 @@ changes() { # podman container
 
 @test "an emulator that somebody in the container owns is not shown, and cannot be changed" {
     alice mkdir -p /home/alice/.config/toolbx-arch /home/alice/emulators
-    alice cp /usr/bin/qemu-aarch64-static /home/alice/emulators/
+    alice cp /usr/bin/qemu-aarch64$static /home/alice/emulators/
     local launcher interpreter
     while read -r launcher interpreter; do
         echo '{"emulator_directories": ["/home/alice/emulators"], "launcher": "'"$launcher"'"}' |
             alice tee /home/alice/.config/toolbx-arch/policy.json >/dev/null
         run as_alice run --rm --privileged $annotated $arm sh -c 'ls -A /dev | grep toolbx; chmod 4777 /proc/self/exe; uname -m'
         [[ "$output" == *"ead-only file system"*aarch64 ]] || fail "$output"
-        [ "$(stat -c %a /home/alice/emulators/qemu-aarch64-static)" = 755 ]
+        [ "$(stat -c %a /home/alice/emulators/qemu-aarch64$static)" = 755 ]
         logged "targets[0].interpreter=\"$interpreter\"" 'not_shown="its owner is somebody in the container, who could change it"'
-    done <<'END'
-copy qemu-aarch64-static -cpu max,pauth=off
-never /home/alice/emulators/qemu-aarch64-static
+    done <<END
+copy qemu-aarch64$static -cpu max,pauth=off
+never /home/alice/emulators/qemu-aarch64$static
 END
 }
 
@@ -182,7 +182,7 @@ trace_start() {
 @test "a pinned emulator is registered anew without a gap" {
     chmod 777 "$RUN"
     mkdir -p /etc/toolbx-arch
-    printf '{"emulator_sha256": {"arm64": ["%s"]}}' "$(sha256sum /usr/bin/qemu-aarch64-static | cut -d' ' -f1)" \
+    printf '{"emulator_sha256": {"arm64": ["%s"]}}' "$(sha256sum /usr/bin/qemu-aarch64$static | cut -d' ' -f1)" \
         >/etc/toolbx-arch/policy.json
     as_alice run --detach --name relies --network none $annotated $arm sh -c '
         bad=0; while [ ! -e /tmp/stop ]; do /bin/busybox true || bad=$((bad + 1)); done; echo "failed: $bad"' >/dev/null
