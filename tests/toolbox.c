@@ -1,5 +1,5 @@
 /* Plays the program that Toolbx's cross-architecture containers begin with: the system calls of its
-   init-container around binfmt_misc, in their order. toolbox … init-container …
+   init-container around binfmt_misc, in their order. toolbox … init-container … --arch-emulator-path PATH
    WAY says how it mounts: syscall, command (the image's own mount), api. */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,10 +13,9 @@
 #include <unistd.h>
 
 #define PLACE "/proc/sys/fs/binfmt_misc"
-static const char handler[] =
+static const char pattern[] =
 	":qemu-aarch64:M::\\x7fELF\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00"
-	":\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff"
-	":/run/host/usr/bin/qemu-aarch64-static:FC";
+	":\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff";
 
 static void must(int ok, const char *what)
 {
@@ -39,8 +38,10 @@ static void run(char **argv)
 	must(waitpid(pid, &status, 0) == pid && status == 0, argv[0]);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	char handler[4096];
+	int length;
 	char *uname[] = { "/bin/uname", "-m", NULL };
 	char *mount_command[] = { "/bin/mount", "-t", "binfmt_misc", "binfmt_misc", PLACE, NULL };
 	char *forever[] = { "/bin/sleep", "1000", NULL };
@@ -62,7 +63,8 @@ int main(void)
 	}
 	file = open(PLACE "/register", O_WRONLY);
 	must(file >= 0, "open " PLACE "/register");
-	must(write(file, handler, sizeof handler - 1) == sizeof handler - 1, "register");
+	length = snprintf(handler, sizeof handler, "%s:%s:FC", pattern, argv[argc - 1]);
+	must(write(file, handler, length) == length, "register");
 	must(!access(PLACE "/qemu-aarch64", F_OK), PLACE "/qemu-aarch64");
 	run(uname);
 	puts("ready");
