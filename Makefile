@@ -6,6 +6,7 @@
 # make rpm       the same, for Fedora and its kin
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
+# make check-newer   the same bats files, on Debian 13's engines, runtimes and emulators (as root)
 # make bench     measure what it takes against what it should (as root)
 # make images    only fetch and make what the tests run
 # make lint      formatting, clippy, shellcheck, cargo-deny
@@ -65,7 +66,7 @@ PACKAGES = gcc libc6-dev binutils go-md2man \
 	python3 python3-jsonschema shellcheck debian-archive-keyring \
 	rpm lintian rpmlint secilc apparmor gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 
-.PHONY: all deps build install uninstall deb rpm demo check bench lint images clean
+.PHONY: all deps build install uninstall deb rpm demo check check-newer bench lint images clean
 .DELETE_ON_ERROR:
 
 all: build
@@ -147,6 +148,10 @@ check: deps build images
 	$(call ensure_rust_for,$(ARM64))
 	$(FOR_ARM64) $(CARGO) test --locked --target $(ARM64) --test stacks
 	tests/lab tests/engines
+	tests/lab --root=trixie env RUNTIMES=crun tests/engines run.bats detect.bats refuse.bats userns.bats
+
+check-newer: deps build images
+	tests/lab --root=trixie tests/engines
 
 bench: deps build images
 	tests/lab tests/bench
