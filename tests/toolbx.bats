@@ -68,7 +68,8 @@ in_session() { # as alice at a shell, a command
     desktop
     # It looks for these, and would install them from the network.
     as_alice run --name more localhost/debian sh -c '
-        for name in wget curl less bc time lsof pinentry; do ln -s true /usr/bin/$name; done'
+        for name in bc bzip2 curl findmnt gpg hostname less lsof man pigz pinentry ping ps rsync script ssh time \
+            tree unzip wget xauth zip; do command -v $name >/dev/null || ln -s true /usr/bin/$name; done'
     as_alice commit --quiet more localhost/more >/dev/null
     local limit=() # it sets one itself, where it cannot be had
     has_controller pids || limit=(--additional-flags "--pids-limit 0")
