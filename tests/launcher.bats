@@ -74,7 +74,7 @@ each_prints() { # user
 
 # ---- attacks -------------------------------------------------------------------------------
 # Functions that run in the container, as an ordinary user, and say what ran with which rights. Without
-# emulation none of them gives anything. QEMU 7.2 and 10.0 are open to them, except where it is said.
+# emulation none of them gives anything. QEMU 7.2 and 10.0 are open to them, except for older_only.
 
 # A file in /etc is there, and root's.
 made() { [ "$(stat -c %u "$1" 2>&1)" != 0 ] || echo "root made $1"; }
@@ -144,6 +144,9 @@ again_by_other_name_as_root() {
 
 attacks=(log option closed core again again_race again_by_other_name again_by_other_name_as_root)
 prepared_by_root=(again_without_proc again_in_own_directory)
+# QEMU 10 by itself is not open to these.
+older_only=(closed core again again_without_proc)
+qemu_version() { /usr/bin/qemu-aarch64$static --version | sed -n 's/^qemu-aarch64 version \([0-9]*\).*/\1/p'; }
 
 attack() { # name
     local user=user
@@ -153,11 +156,16 @@ attack() { # name
 won() { [[ "$output" == *"evil "*"/0 1000/"* || "$output" == *"root made "* ]]; }
 
 @test "a plain emulator: every attack gives root" {
-    local name
+    local name older_only=" ${older_only[*]} "
+    [ "$(qemu_version)" -ge 10 ] || older_only=
     start $plain
     for name in "${attacks[@]}" "${prepared_by_root[@]}"; do
         attack $name
-        won || fail "$name: $output" "$stderr"
+        if [[ "$older_only" == *" $name "* ]]; then
+            ! won || fail "$name works on this QEMU, too: $output"
+        else
+            won || fail "$name: $output" "$stderr"
+        fi
     done
 }
 
