@@ -148,7 +148,8 @@ check: deps build images
 	$(call ensure_rust_for,$(ARM64))
 	$(FOR_ARM64) $(CARGO) test --locked --target $(ARM64) --test stacks
 	tests/lab tests/engines
-	tests/lab --root=trixie env RUNTIMES=crun tests/engines run.bats detect.bats refuse.bats userns.bats
+	tests/lab --root=trixie env RUNTIMES=crun tests/engines run.bats detect.bats refuse.bats userns.bats \
+		guards.bats scopes.bats builds.bats toolbx.bats
 
 check-newer: deps build images
 	tests/lab --root=trixie tests/engines

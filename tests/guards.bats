@@ -130,7 +130,13 @@ busybox() { # arch
     as_root run --detach --name foreign --network none $annotated $arm sleep 100 >/dev/null
     run --separate-stderr as_root run --rm --network none --userns=container:foreign localhost/busybox:amd64 \
         sh -c 'uname -m; id -u; echo x >/dev/null; chmod 600 /dev/full 2>/dev/null || chown 1 /dev/full 2>/dev/null || echo kept'
-    prints $'x86_64\n0\nkept'
+    # Where runc looks whether the ids that the engine names are those of the namespace, they are not:
+    # precreate made it, and the engine does not know.
+    if [ "$RUNTIME" = runc ] && [[ "$stderr" == *"non-matching mapping"* ]]; then
+        refused "both namespace path and non-matching mapping specified"
+    else
+        prints $'x86_64\n0\nkept'
+    fi
 }
 
 @test "a container that joins the user namespace of another one gets nothing of the machine's" {
