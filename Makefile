@@ -7,6 +7,9 @@
 # make demo      run foreign containers, on a machine of its own making (as root)
 # make check     all tests (as root)
 # make check-newer   the same bats files, on Debian 13's engines, runtimes and emulators (as root)
+# make check-kernels
+#                the hook on Debian's kernels, in virtual machines, which takes an hour (as root;
+#                KERNELS: which, by their versions)
 # make bench     measure what it takes against what it should (as root)
 # make images    only fetch and make what the tests run
 # make lint      formatting, clippy, shellcheck, cargo-deny
@@ -66,7 +69,7 @@ PACKAGES = gcc libc6-dev binutils go-md2man \
 	python3 python3-jsonschema shellcheck debian-archive-keyring \
 	rpm lintian rpmlint secilc apparmor gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 
-.PHONY: all deps build install uninstall deb rpm demo check check-newer bench lint images clean
+.PHONY: all deps build install uninstall deb rpm demo check check-newer check-kernels bench lint images clean
 .DELETE_ON_ERROR:
 
 all: build
@@ -154,6 +157,10 @@ check: deps build images
 check-newer: deps build images
 	tests/lab --root=trixie tests/engines
 
+check-kernels: deps build images
+	@tests/deps qemu-system-x86 cpio
+	tests/kernels $(KERNELS)
+
 bench: deps build images
 	tests/lab tests/bench
 
@@ -165,8 +172,9 @@ lint:
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml launcher/launcher.rs
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
-	shellcheck --shell=bash --exclude=SC2016 tests/deps tests/demo tests/engines tests/helpers.bash tests/images tests/mirror.bash tests/root \
-		tests/lab tests/setup_suite.bash tests/debian tests/bench tests/host-with-handlers packaging/package
+	shellcheck --shell=bash --exclude=SC2016 tests/apt.bash tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
+		tests/kernels tests/lab tests/mirror.bash tests/root tests/setup_suite.bash tests/debian tests/bench \
+		tests/host-with-handlers packaging/package
 	shellcheck --shell=sh hook/tests/container.sh images/with-hooks packaging/postinst packaging/prerm
 	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
 	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources

@@ -1,9 +1,9 @@
 # Plays host and container for container.rs; runs in a fresh user and mount namespace.
 #
-# Environment: HOOK, STAGE (its arguments), PROGRAM (toolbx-arch), EXIT42 (a program), QEMU (a directory of emulators),
-# CONFIG, STATE, PRIVATE and NETWORK (yes or no: a user and a network namespace of its own), and shell
-# commands: HOST (before anything), ROOTFS (in the container's mounts), THEN (in the container,
-# afterwards), AFTERWARDS (on the host).
+# Environment: HOOK, STAGE (its arguments), PROGRAM (toolbx-arch), EXIT42 (a program), QEMU (a directory
+# of emulators), CONFIG, STATE, PRIVATE and NETWORK (yes or no: a user and a network namespace of its
+# own), and shell commands: HOST (before anything), ROOTFS (in the container's mounts), THEN (in the
+# container, afterwards), AFTERWARDS (on the host).
 # Prints the hook's exit status, its standard error, and what THEN and AFTERWARDS print, each
 # followed by a line of dashes.
 set -eu
