@@ -36,7 +36,11 @@ pub fn put_up(
 ) -> Result<()> {
     let mounts = process.mountinfo()?;
     let tree = Tree::of(&mounts, rootfs)?;
-    let mut guards = Guards { read_only: device_nodes(rootfs, &tree)?, ..Guards::default() };
+    let read_only = device_nodes(rootfs, &tree).context(
+        "the machine's device nodes in the container cannot be looked after; use --userns=auto, or \
+         leave out the volume or device there",
+    )?;
+    let mut guards = Guards { read_only, ..Guards::default() };
     for bound in bound {
         guards.add(*bound, rootfs, &tree, asked).with_context(|| {
             format!(
@@ -104,7 +108,7 @@ pub fn protect_devices(process: &Process, rootfs: &OwnedFd) -> Result<()> {
 struct Guards {
     /// Mounts that become read-only.
     read_only: Vec<OwnedFd>,
-    /// Mounts on which nothing is to be seen any more.
+    /// Places on which nothing is to be seen any more.
     covered: Vec<Place>,
 }
 
@@ -195,7 +199,7 @@ fn device_nodes(rootfs: &OwnedFd, tree: &Tree) -> Result<Vec<OwnedFd>> {
 }
 
 impl Guards {
-    /// Those for what is `bound`.
+    /// Adds those for one file system that is bound from the machine; `asked` as in [`put_up`].
     fn add(
         &mut self,
         bound: Bound,

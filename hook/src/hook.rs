@@ -194,7 +194,7 @@ fn serve(decision: &Decision, orders: &Orders) -> Result<Option<Value>> {
     let Decision::Emulate(plan) = decision else { return Ok(record(decision)) };
     let container = &plan.container;
     let left = |why| Ok(record(&Decision::Left(message::line(&why))));
-    // Such a namespace can be asked for too.
+    // One whose map, another than precreate's, has the machine's root: its nodes are the machine's too.
     if container.has_hosts_root() && !orders.owns_host_files {
         match guard::protect_devices(&container.process, &container.rootfs) {
             Err(why) if plan.can_do_without => return left(why),

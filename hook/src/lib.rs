@@ -3,8 +3,9 @@
 //! Read [`hook`] first: it is the pipeline. [`hook::plan`] reads and decides, with `oci`, `labels`
 //! and [`sqlite`], `detect`, `policy`, `request` and [`arguments`], `container`, `scope`, `emulator`,
 //! [`launcher`], [`prepared`], [`selinux`] and `trust`;
-//! [`network`], [`devices`] and `sandbox::apply` do, with [`instance`] and [`kernel`]. [`arch`],
-//! `elf`, `binfmt` and `message` are used by all of them. [`precreate`] is Podman's earlier stage,
+//! [`guard`], [`network`] and `sandbox::apply` do, with [`room`], [`detached`], [`instance`] and
+//! [`kernel`]. [`arch`], `elf`, `binfmt`, [`bound`], [`idmap`], [`lookup`], [`mounts`] and `message` are
+//! used by all of them. [`precreate`] is Podman's earlier stage,
 //! which only rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try
 //! an emulator with.
 

@@ -1,6 +1,6 @@
 //! Makes a [`Plan`] true: enters the container's namespaces, mounts the binfmt_misc of its user
-//! namespace, registers the handlers. With [`crate::instance`], which writes them, and
-//! [`crate::network`] and [`crate::devices`], the only module that changes kernel state.
+//! namespace, registers the handlers. With [`crate::room`] and [`crate::instance`], which
+//! writes them, [`crate::guard`] and [`crate::network`], the only module that changes kernel state.
 //!
 //! The process stays where it entered; it is to exit after [`apply`].
 
