@@ -142,6 +142,11 @@ busybox() { # arch
 @test "a container that joins the user namespace of another one gets nothing of the machine's" {
     as_root run --detach --name foreign --network none $annotated $arm sleep 100 >/dev/null
     local joined="run --rm --userns=container:foreign" native=localhost/busybox:amd64
+    run --separate-stderr as_root $joined --network none $native echo joined
+    if [ "$RUNTIME" = runc ] && [[ "$stderr" == *"non-matching mapping"* ]]; then
+        skip "this runc lets nobody join, as the test before this one shows"
+    fi
+    prints joined
     # /proc would be the machine's, wherever it is.
     mkdir -p "$RUN/root/x"
     tar -xf "$IMAGES/busybox-amd64.tar" -C "$RUN/root"

@@ -479,7 +479,7 @@ fn may_run_by(handlers: Option<&Result<Visible>>, arch: &Arch) -> bool {
     match handlers {
         None => false,
         Some(Err(_)) => true,
-        Some(Ok(visible)) => visible.obscure || serving(&visible.entries, arch).is_some(),
+        Some(Ok(visible)) => visible.obscure.is_some() || serving(&visible.entries, arch).is_some(),
     }
 }
 

@@ -42,8 +42,9 @@ pub struct Visible {
     pub device: u64,
     /// The handlers, the newest first.
     pub entries: Vec<Entry>,
-    /// Whether there are others, which cannot be understood: then nothing is to be relied on.
-    pub obscure: bool,
+    /// Where there is one that cannot be understood (as those of type B, of Linux 7.3): how many are newer
+    /// than the newest such. What is older is not to be relied on.
+    pub obscure: Option<usize>,
 }
 
 impl Visible {
@@ -62,7 +63,8 @@ impl Visible {
     /// Whether programs of `arch` run in containers too.
     #[must_use]
     pub fn serves(&self, arch: &Arch) -> bool {
-        !self.obscure && serving(&self.entries, arch).is_some_and(Entry::works_in_containers)
+        let known = self.obscure.unwrap_or(self.entries.len());
+        serving(&self.entries[..known], arch).is_some_and(Entry::works_in_containers)
     }
 }
 
@@ -71,8 +73,8 @@ impl Visible {
 enum Found {
     /// This entry.
     Understood(Entry),
-    /// An entry that cannot be understood.
-    Obscure,
+    /// An entry that cannot be understood, and whether it takes part at exec.
+    Obscure { enabled: bool },
 }
 
 /// Where an instance can be kept mounted beyond a container's life: in the mount namespace of the
@@ -130,13 +132,13 @@ impl Instance {
         Self::new(rustix::fs::open(path, flags, Mode::empty()).ok()?).ok()
     }
 
-    /// Its entries, the newest, which the kernel tries first, at the front; and whether there are
-    /// some that cannot be understood.
-    fn read(&self) -> Result<(Vec<Entry>, bool)> {
+    /// Its entries, the newest, which the kernel tries first, at the front; and how many come before the
+    /// first enabled one, if any, that cannot be understood.
+    fn read(&self) -> Result<(Vec<Entry>, Option<usize>)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty())
             .call(|| "open binfmt_misc".into())?;
-        let (mut entries, mut obscure) = (Vec::new(), false);
+        let (mut entries, mut obscure) = (Vec::new(), None);
         for file in Dir::new(dir).call(|| "read binfmt_misc".into())? {
             let file = file.call(|| "read binfmt_misc".into())?;
             let name = OsStr::from_bytes(file.file_name().to_bytes());
@@ -145,8 +147,11 @@ impl Instance {
             }
             match self.entry(name)? {
                 Some(Found::Understood(entry)) => entries.push(entry),
-                Some(Found::Obscure) => obscure = true,
-                None => {} // it has gone meanwhile
+                Some(Found::Obscure { enabled: true }) => {
+                    obscure = obscure.or(Some(entries.len()));
+                }
+                // The latter has gone meanwhile.
+                Some(Found::Obscure { enabled: false }) | None => {}
             }
             ensure!(
                 entries.len() <= ENTRIES_MAX,
@@ -170,7 +175,8 @@ impl Instance {
             Err(errno) => Err(errno.into()),
         }
         .call(|| format!("read binfmt_misc/{}", name.display()))?;
-        Ok(Some(Entry::parse(name, &text).map_or(Found::Obscure, Found::Understood)))
+        let enabled = !text.starts_with(b"disabled\n");
+        Ok(Some(Entry::parse(name, &text).map_or(Found::Obscure { enabled }, Found::Understood)))
     }
 
     /// Whether it takes part at exec at all.
@@ -185,7 +191,7 @@ impl Instance {
 
     /// All that there is to know of it. Nothing, if it is switched off.
     pub fn visible(&self) -> Result<Visible> {
-        let (entries, obscure) = if self.is_on()? { self.read()? } else { (Vec::new(), false) };
+        let (entries, obscure) = if self.is_on()? { self.read()? } else { (Vec::new(), None) };
         Ok(Visible { device: self.device()?, entries, obscure })
     }
 
@@ -237,7 +243,7 @@ impl Instance {
                 self.write(OsStr::new(name), b"1").call(|| format!("enable binfmt_misc/{name}"))
             }
             Some(Found::Understood(entry)) => Err(conflict(handler, &entry)),
-            Some(Found::Obscure) => {
+            Some(Found::Obscure { .. }) => {
                 bail!("binfmt_misc/{name} cannot be understood, and is not ours")
             }
             None => bail!("binfmt_misc/{name} has gone meanwhile; start the container again"),

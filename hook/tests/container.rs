@@ -753,6 +753,30 @@ fn only_what_serves_a_target_is_carried_over() {
 }
 
 #[test]
+fn a_handler_that_cannot_be_understood_hides_only_what_is_older() {
+    const ODD: &str = r"printf ':odd:M::odd::/usr/bin/true\nx:' >/mnt/instance/register";
+    let emulator = "/mnt/emulators/qemu-aarch64-static";
+    let foreign = registered("foreign", emulator, "F", "");
+    let register = foreign.strip_prefix(SHARED).unwrap();
+    let visible = "mount --bind /mnt/instance /proc/sys/fs/binfmt_misc";
+    for (host, ours) in [
+        (format!("{SHARED}; {ODD}{register}\n{visible}"), ""),
+        (format!("{SHARED}{register}\n{ODD}; echo 0 >/mnt/instance/odd\n{visible}"), ""),
+        (format!("{SHARED}{register}\n{ODD}; {visible}"), "toolbx-arch-aarch64"),
+    ] {
+        let case = Case {
+            host: host.clone().leak(),
+            private: false,
+            then: "chroot /mnt/rootfs /exit42; echo $?",
+            afterwards: "ls /mnt/instance",
+            ..Case::asking("arm64")
+        };
+        let listed = format!("42\nforeign\nodd\nregister\nstatus\n{ours}");
+        assert_eq!(case.run().then, listed.trim_end(), "{host}");
+    }
+}
+
+#[test]
 fn handlers_that_are_switched_off_altogether_are_nobodys() {
     let case = Case {
         host: "mount -t binfmt_misc x /proc/sys/fs/binfmt_misc
