@@ -8,7 +8,7 @@
 # make check     all tests (as root)
 # make check-newer   the same bats files, on Debian 13's engines, runtimes and emulators (as root)
 # make check-kernels
-#                the hook on Debian's kernels, in virtual machines, which takes an hour (as root;
+#                the hook on Debian's kernels, in virtual machines, which takes an hour or more (as root;
 #                KERNELS: which, by their versions)
 # make bench     measure what it takes against what it should (as root)
 # make images    only fetch and make what the tests run
