@@ -102,6 +102,7 @@ busybox() { # arch
     local network
     for network in bridge host; do
         run --separate-stderr as_root run --rm --network $network --privileged $annotated $arm sh -c '
+            [ -e /sys/kernel/profiling ] || echo missing
             (: >>/sys/kernel/profiling) 2>/dev/null && echo "can be written"
             uname -m'
         prints aarch64

@@ -61,11 +61,16 @@ mod tests {
             .stdin(Stdio::null())
             .spawn()
             .expect("python3 is there");
+        let mut is_renaming = || renaming.try_wait().unwrap().is_none();
+        while top.join("x").exists() {
+            assert!(is_renaming(), "python3 has ended");
+        }
         let root = rustix::fs::open(&top, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let path = Path::new("a/b/../../a/../file");
         let lost = (0..200_000)
             .filter(|_| location(&root, path, OFlags::empty(), ResolveFlags::IN_ROOT).is_err())
             .count();
+        assert!(is_renaming(), "python3 has ended");
         renaming.kill().and_then(|()| renaming.wait()).unwrap();
         std::fs::remove_dir_all(&top).unwrap();
         assert_eq!(lost, 0);
