@@ -28,8 +28,12 @@ fn fed(command: &mut Command, config: &[u8]) -> (i32, Vec<u8>, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    hook.stdin.take().unwrap().write_all(config).unwrap();
-    let output = hook.wait_with_output().unwrap();
+    let mut stdin = hook.stdin.take().unwrap();
+    // At the same time, as Podman does: what is very large is written while it is read.
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(config).unwrap());
+        hook.wait_with_output().unwrap()
+    });
     let stderr = String::from_utf8(output.stderr).unwrap();
     (output.status.code().unwrap(), output.stdout, stderr)
 }
