@@ -35,14 +35,23 @@ pub fn put_up(
     asked: &[oci::Mount],
 ) -> Result<()> {
     let mounts = process.mountinfo()?;
-    let tree = Tree::of(&mounts, rootfs)?;
-    let read_only = device_nodes(rootfs, &tree).context(
+    put_up_on(&Tree::of(&mounts, rootfs)?, process, rootfs, bound, asked)
+}
+
+fn put_up_on(
+    tree: &Tree,
+    process: &Process,
+    rootfs: &OwnedFd,
+    bound: &[Bound],
+    asked: &[oci::Mount],
+) -> Result<()> {
+    let read_only = device_nodes(rootfs, tree).context(
         "the machine's device nodes in the container cannot be looked after; use --userns=auto, or \
          leave out the volume or device there",
     )?;
     let mut guards = Guards { read_only, ..Guards::default() };
     for bound in bound {
-        guards.add(*bound, rootfs, &tree, asked).with_context(|| {
+        guards.add(*bound, rootfs, tree, asked).with_context(|| {
             format!(
                 "the machine's {0} in the container; use --userns=auto, or a network and pid \
                  namespace of the container's own",
@@ -86,7 +95,7 @@ pub fn protect_from_joined(
             bound.push(Bound::Sysfs);
         }
     }
-    put_up(process, rootfs, &bound, asked)
+    put_up_on(&tree, process, rootfs, &bound, asked)
 }
 
 /// The number of the file system that the engine has where `bound` belongs, as mountinfo writes it.

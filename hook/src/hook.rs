@@ -223,15 +223,14 @@ fn serve(decision: &Decision, orders: &Orders) -> Result<Option<Value>> {
 /// has joined a user namespace which precreate has made for another one.
 fn finish_precreate(place: &Place, orders: &Orders) -> Result<()> {
     let Place { process, rootfs, bundle } = place;
+    let asked = bundle.config.mounts.as_deref().unwrap_or_default();
     if orders.owns_host_files {
-        let asked = bundle.config.mounts.as_deref().unwrap_or_default();
         guard::put_up(process, rootfs, &orders.bound, asked)?;
     } else if process.is_in_identity_namespace()? {
         // One that was asked for with such a map is the engine's to guard, but for the nodes.
         if bundle.config.has_own_user_namespace() {
             guard::protect_devices(process, rootfs)?;
         } else {
-            let asked = bundle.config.mounts.as_deref().unwrap_or_default();
             guard::protect_from_joined(process, rootfs, asked)?;
         }
     }
@@ -243,10 +242,11 @@ fn finish_precreate(place: &Place, orders: &Orders) -> Result<()> {
 
 /// Whether the container must not be started unless it was looked at.
 fn needs_guards(state: &State, orders: &Orders) -> bool {
-    let has_orders = orders.owns_host_files || !orders.sysctls.is_empty();
     // What has no mounts of its own, or no process any more, can show nothing.
-    let process = Process::open(state).ok();
-    has_orders || process.is_some_and(|process| process.is_in_identity_namespace().unwrap_or(true))
+    let is_in_identity_namespace = || {
+        Process::open(state).is_ok_and(|process| process.is_in_identity_namespace().unwrap_or(true))
+    };
+    orders.owns_host_files || !orders.sysctls.is_empty() || is_in_identity_namespace()
 }
 
 /// Decides what is to be done for the container of `state`. Changes nothing but what `precreate` has left
@@ -683,30 +683,27 @@ fn carries(
 ) -> (Vec<Carry>, Vec<String>) {
     let entries = visible.map(|visible| &*visible.entries).unwrap_or_default();
     let is_ours = |entry: &Entry| emulations.iter().any(|ours| entry.serves(ours.handler.arch));
+    let served = ARCHES.iter().filter(|arch| !arch.is_native());
+    let served: Vec<_> = served.filter_map(|arch| Some((arch, serving(entries, arch)?))).collect();
     let (mut carries, mut lost) = (Vec::new(), Vec::new());
     let ours = emulations.iter().filter(|ours| matches!(ours.launch.form, Form::Copy)).count();
     let mut copies = COPIES_MAX.saturating_sub(ours);
-    let mut seen: Vec<&Entry> = Vec::new();
-    for arch in ARCHES.iter().filter(|arch| !arch.is_native()) {
-        let Some(entry) = serving(entries, arch) else { continue };
-        if is_ours(entry) || seen.iter().any(|seen| std::ptr::eq(*seen, entry)) {
-            continue;
-        }
-        seen.push(entry);
-        match carry(entry, arch, copies > 0, rules) {
+    for entry in entries.iter().filter(|entry| entry.enabled && !is_ours(entry)) {
+        let targets = served.iter().filter(|(_, serving)| std::ptr::eq(*serving, entry));
+        let target = targets.map(|(arch, _)| *arch).max_by_key(|arch| entry.is_for(arch));
+        let opened =
+            target.context(SERVES_NOTHING).and_then(|arch| carry(entry, arch, copies > 0, rules));
+        match opened {
             Ok(carry) => {
                 copies -= usize::from(matches!(carry.program, Program::Copy(_)));
                 carries.push(carry);
             }
-            Err(error) => lost.push(format!("{}: {error:#}", entry.name.display())),
+            Err(error) if lost.len() < LOST_MAX => {
+                lost.push(format!("{}: {error:#}", entry.name.display()));
+            }
+            Err(_) => {}
         }
     }
-    let others = entries.iter().filter(|entry| {
-        entry.enabled && !is_ours(entry) && !seen.iter().any(|seen| std::ptr::eq(*seen, *entry))
-    });
-    let others = others.map(|entry| format!("{}: {SERVES_NOTHING}", entry.name.display()));
-    lost.extend(others);
-    lost.truncate(LOST_MAX);
     (carries, lost)
 }
 
