@@ -2,38 +2,29 @@
 //! its first program has not been executed. Everything is opened here, once, through
 //! `/proc/PID/root` and without entering; nothing is changed.
 
-use std::cell::OnceCell;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::fs::{FileType, FsWord, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 
 use crate::bound::Bound;
 use crate::emulator::Emulator;
-use crate::idmap::{self, maps_uid};
-use crate::kernel;
+use crate::instance::BINFMTFS_MAGIC;
 use crate::lookup::{self, location};
 use crate::message::Call;
-use crate::mounts::{self, Mount, Mounts};
+use crate::mounts::{Mount, Mounts};
 use crate::oci::{Bundle, State};
 use crate::orders::Orders;
 use crate::policy::Policy;
-use crate::scope::{Namespace, Scope};
+use crate::process::Process;
+use crate::scope::Scope;
 use crate::toolbx;
 use crate::trust::{Caller, Host};
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
-pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
 const AUTOFS_SUPER_MAGIC: FsWord = 0x0187;
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
-/// As much as one call reads of a file in /proc at most: a page (`seq_read_iter` in the kernel).
-const PROC_READ: usize = 4 * 1024;
-
 /// A container that is being created. The descriptors stay valid after its namespaces are entered.
 #[derive(Debug)]
 pub struct Container {
@@ -86,136 +77,6 @@ pub struct Place {
     pub process: Process,
     /// The directory that will become its root ([`open_rootfs`]).
     pub rootfs: OwnedFd,
-}
-
-/// A process, by descriptors that stay its own even if its pid is used again.
-#[derive(Debug)]
-pub struct Process {
-    pid: i32,
-    /// Its directory in /proc.
-    dir: OwnedFd,
-    mount_namespace: Namespace,
-    /// The number by which the kernel tells of its mounts (Linux 6.11). Not a descriptor: a look at a file system
-    /// that hangs can outlive us, and would keep all mounts of the container.
-    mount_namespace_id: Option<u64>,
-    /// Once it was asked for.
-    user_namespace: OnceCell<Namespace>,
-    /// To enter its namespaces by.
-    pub pidfd: OwnedFd,
-}
-
-impl Process {
-    /// The process that will become the first of the container.
-    ///
-    /// Fails if it is gone, or shares our mount namespace: then it is no container's.
-    pub fn open(state: &State) -> Result<Self> {
-        let process =
-            Self::with_pid(state.pid).with_context(|| format!("container {}", state.id))?;
-        ensure!(
-            process.mount_namespace != Namespace::ours("mnt")?,
-            "process {} is no container's: it shares the hook's mount namespace",
-            state.pid
-        );
-        Ok(process)
-    }
-
-    fn with_pid(pid: i32) -> Result<Self> {
-        let valid = Pid::from_raw(pid).context("pid 0")?;
-        let pidfd = rustix::process::pidfd_open(valid, PidfdFlags::empty())
-            .call(|| format!("pidfd_open process {pid}"))?;
-        let dir = rustix::fs::open(
-            format!("/proc/{pid}"),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .call(|| format!("open /proc/{pid}"))?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = rustix::fs::openat(&dir, "ns/mnt", flags, Mode::empty())
-            .call(|| format!("open /proc/{pid}/ns/mnt"))?;
-        let stat = rustix::fs::fstat(&namespace).call(|| format!("fstat /proc/{pid}/ns/mnt"))?;
-        Ok(Self {
-            pid,
-            dir,
-            mount_namespace: Namespace::of_file(stat),
-            mount_namespace_id: kernel::mount_namespace_id(&namespace).ok(),
-            user_namespace: OnceCell::new(),
-            pidfd,
-        })
-    }
-
-    /// The user namespace that it is in.
-    pub fn user_namespace(&self) -> Result<Namespace> {
-        if let Some(known) = self.user_namespace.get() {
-            return Ok(*known);
-        }
-        let found = self.namespace("user")?;
-        Ok(*self.user_namespace.get_or_init(|| found))
-    }
-
-    /// Whether it is in the network namespace that the hook is in.
-    pub fn is_in_our_network_namespace(&self) -> Result<bool> {
-        Ok(self.namespace("net")? == Namespace::ours("net")?)
-    }
-
-    /// Fails if the process has ended: then what was opened may be another's.
-    fn ensure_alive(&self) -> Result<()> {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let ended = rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
-            .call(|| format!("poll the pidfd of process {}", self.pid))?;
-        ensure!(
-            ended == 0,
-            "the container's process {} has ended; start the container again",
-            self.pid
-        );
-        Ok(())
-    }
-
-    fn open_path(&self, name: &str) -> Result<OwnedFd> {
-        rustix::fs::openat(&self.dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .call(|| format!("open /proc/{}/{name}", self.pid))
-    }
-
-    fn namespace(&self, kind: &str) -> Result<Namespace> {
-        rustix::fs::statat(&self.dir, format!("ns/{kind}"), AtFlags::empty())
-            .map(Namespace::of_file)
-            .call(|| format!("stat /proc/{}/ns/{kind}", self.pid))
-    }
-
-    /// Its mounts, and the one of them that `place` lies on.
-    fn mounts(&self, place: &OwnedFd) -> Result<(Mounts, Mount)> {
-        Mounts::of(self.mount_namespace_id, place, || self.mountinfo())
-    }
-
-    /// All its mounts, those of the host among them.
-    pub fn mountinfo(&self) -> Result<Vec<Mount>> {
-        mounts::parse(&self.read("mountinfo")?)
-            .with_context(|| format!("read /proc/{}/mountinfo", self.pid))
-    }
-
-    /// Whether somebody in its user namespace is the `uid` of ours.
-    fn maps_uid(&self, uid: u32) -> Result<bool> {
-        Ok(maps_uid(&String::from_utf8_lossy(&self.read("uid_map")?), uid))
-    }
-
-    /// Whether its user namespace is another than ours, and such as `precreate` asks for: everybody in
-    /// there is who they are outside.
-    pub fn is_in_identity_namespace(&self) -> Result<bool> {
-        if self.user_namespace()? == Namespace::ours("user")? {
-            return Ok(false);
-        }
-        let ours = std::fs::read_to_string("/proc/self/uid_map").call(|| "read uid_map".into())?;
-        idmap::is_from_precreate(&String::from_utf8_lossy(&self.read("uid_map")?), &ours)
-    }
-
-    /// A file of its directory in /proc.
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let call = || format!("read /proc/{}/{name}", self.pid);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty()).call(call)?;
-        let mut text = Vec::with_capacity(PROC_READ);
-        File::from(fd).read_to_end(&mut text).call(call)?;
-        Ok(text)
-    }
 }
 
 impl Container {

@@ -22,7 +22,7 @@ use rustix::process::{Signal, WaitOptions};
 use crate::arch::{self, Arch};
 use crate::kernel;
 use crate::lookup;
-use crate::mounts::mount_id;
+use crate::mount_id::mount_id;
 use crate::oci::Command;
 
 /// As much of a file as the kernel reads to find out what it is (`BINPRM_BUF_SIZE`).

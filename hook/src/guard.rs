@@ -16,13 +16,14 @@ use rustix::mount::MountAttrFlags;
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::bound::Bound;
-use crate::container::Process;
 use crate::detached;
 use crate::kernel;
 use crate::lookup;
 use crate::message::{self, Call};
-use crate::mounts::{self, Mount, mount_id};
+use crate::mount_id::mount_id;
+use crate::mounts::{self, Mount};
 use crate::oci;
+use crate::process::Process;
 
 /// Puts up the guards for a container that `precreate` has changed: for what is `bound` there, and
 /// for its device nodes. `asked` are the mounts of its config.json.

@@ -1,31 +1,25 @@
-//! A binfmt_misc instance through an open directory: its entries, and registering new ones.
-//! Mounts nothing.
+//! A binfmt_misc instance through an open directory, and the handlers in it. Only looks; what writes is in
+//! [`crate::register`].
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::fs::{Dir, Mode, OFlags};
+use anyhow::{Result, ensure};
+use rustix::fs::{Dir, FsWord, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::arch::Arch;
-use crate::binfmt::{Entry, Handler, serving};
-use crate::container::BINFMTFS_MAGIC;
-use crate::kernel;
+use crate::binfmt::{Entry, serving};
 use crate::message::Call;
-use crate::mounts::{self, Mounts};
 
+/// Its file system type, as `fstatfs` names it (include/uapi/linux/magic.h).
+pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;
 /// Where a binfmt_misc is mounted, on a host as in a container.
 pub const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
-/// Why there may be no room for one more (Linux 7.3), and what to do.
-const FULL: &str = "there may be no more handlers than the sysctl user.max_binfmt_misc_interpreters says, \
-                    those of the machine included; raise it, or take handlers of the machine away";
-/// How often a name is taken back from whoever takes it at the same time.
-const REPLACE_MAX: usize = 8;
 /// Files of an instance that are not entries.
 const CONTROL_FILES: [&str; 4] = [".", "..", "register", "status"];
 /// More than anybody needs; keeps the hook's time (a second or so for these) and memory bounded.
@@ -70,35 +64,11 @@ impl Visible {
 
 /// What a file of an instance is.
 #[derive(Debug)]
-enum Found {
+pub(crate) enum Found {
     /// This entry.
     Understood(Entry),
     /// An entry that cannot be understood, and whether it takes part at exec.
     Obscure { enabled: bool },
-}
-
-/// Where an instance can be kept mounted beyond a container's life: in the mount namespace of the
-/// engine.
-#[derive(Debug)]
-pub struct Keep {
-    /// That namespace.
-    pub mount_namespace: OwnedFd,
-    /// Its `/proc/sys/fs/binfmt_misc`.
-    pub place: OwnedFd,
-}
-
-impl Keep {
-    /// In the mount namespace of this process, at `path`. `None` where a mount there could reach
-    /// other namespaces, or nothing can be mounted.
-    #[must_use]
-    pub fn at(path: &Path) -> Option<Self> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-        let mount_namespace = mounts::own_namespace().ok()?;
-        let namespace = kernel::mount_namespace_id(&mount_namespace).ok();
-        let (_, mount) = Mounts::of(namespace, &place, mounts::own).ok()?;
-        (!mount.shared).then_some(Self { mount_namespace, place })
-    }
 }
 
 /// The root directory of a binfmt_misc mount.
@@ -167,7 +137,7 @@ impl Instance {
     }
 
     /// The entry `name`, if there is one.
-    fn entry(&self, name: &OsStr) -> Result<Option<Found>> {
+    pub(crate) fn entry(&self, name: &OsStr) -> Result<Option<Found>> {
         let mut text = Vec::with_capacity(ENTRY_USUAL);
         match self.open(name, OFlags::RDONLY) {
             Ok(file) => file.take(ENTRY_MAX).read_to_end(&mut text),
@@ -200,130 +170,8 @@ impl Instance {
         Ok(rustix::fs::fstat(&self.dir).call(|| "fstat binfmt_misc".into())?.st_dev)
     }
 
-    /// Fails if the whole instance is switched off.
-    pub fn ensure_on(&self) -> Result<()> {
-        ensure!(
-            self.is_on()?,
-            "binfmt_misc is switched off in this user namespace, which other containers share; \
-             start this container in one of its own: --userns=auto or --userns=keep-id"
-        );
-        Ok(())
-    }
-
-    /// Registers `handler`, unless it is there already. Fails where its name is taken by something
-    /// else.
-    pub fn register(&self, handler: &Handler) -> Result<()> {
-        let name = handler.name();
-        let written = self.write(OsStr::new("register"), &handler.entry().line()?);
-        if written == Err(Errno::EXIST) {
-            // By an earlier container, or by one that starts at the same time.
-            return self.reuse(&name, handler);
-        }
-        let emulator = handler.emulator.display();
-        done(written, || format!("register {name} with emulator {emulator} in binfmt_misc"))
-    }
-
-    /// Registers again what another instance had, unless something of that name is here already.
-    pub fn carry_over(&self, entry: &Entry) -> Result<()> {
-        match self.write(OsStr::new("register"), &entry.without_credentials().line()?) {
-            Err(Errno::EXIST) => Ok(()),
-            written => done(written, || format!("register {}", entry.interpreter.display())),
-        }
-    }
-
-    /// Makes sure that the entry `name` is what `handler` asks for, and takes part at exec.
-    fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
-        match self.entry(OsStr::new(name))? {
-            // It may hold another file of that path.
-            Some(Found::Understood(entry)) if entry.is_like(handler) && handler.pinned => {
-                self.replace(name, handler)
-            }
-            Some(Found::Understood(entry)) if entry.is_like(handler) && entry.enabled => Ok(()),
-            Some(Found::Understood(entry)) if entry.is_like(handler) => {
-                self.write(OsStr::new(name), b"1").call(|| format!("enable binfmt_misc/{name}"))
-            }
-            Some(Found::Understood(entry)) => Err(conflict(handler, &entry)),
-            Some(Found::Obscure { .. }) => {
-                bail!("binfmt_misc/{name} cannot be understood, and is not ours")
-            }
-            None => bail!("binfmt_misc/{name} has gone meanwhile; start the container again"),
-        }
-    }
-
-    /// Registers `handler` anew, in place of the entry `name`. Meanwhile it is there under a name of this
-    /// process's own: other containers rely on it.
-    fn replace(&self, name: &str, handler: &Handler) -> Result<()> {
-        let entry = handler.entry();
-        let meanwhile =
-            Entry { name: format!("{name}.{}", std::process::id()).into(), ..entry.clone() };
-        self.register_anew(&meanwhile)?;
-        let replaced = self.remove(&entry.name).and_then(|()| self.register_anew(&entry));
-        // If that failed, it is better than none.
-        replaced.and_then(|()| self.remove(&meanwhile.name))
-    }
-
-    /// Registers `entry`, and nothing that somebody else has registered by its name.
-    fn register_anew(&self, entry: &Entry) -> Result<()> {
-        let line = entry.line()?;
-        let mut written = self.write(OsStr::new("register"), &line);
-        for _ in 0..REPLACE_MAX {
-            if written != Err(Errno::EXIST) {
-                break;
-            }
-            self.remove(&entry.name)?;
-            written = self.write(OsStr::new("register"), &line);
-        }
-        done(written, || format!("replace binfmt_misc/{}", entry.name.display()))
-    }
-
-    /// Takes the entry `name` away, if it is there.
-    fn remove(&self, name: &OsStr) -> Result<()> {
-        match self.write(name, b"-1") {
-            Err(Errno::NOENT) => Ok(()),
-            removed => removed.call(|| format!("remove binfmt_misc/{}", name.display())),
-        }
-    }
-
-    fn open(&self, name: &OsStr, flags: OFlags) -> rustix::io::Result<File> {
+    pub(crate) fn open(&self, name: &OsStr, flags: OFlags) -> rustix::io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&self.dir, name, flags, Mode::empty()).map(File::from)
     }
-
-    fn write(&self, name: &OsStr, text: &[u8]) -> rustix::io::Result<()> {
-        // In one call: the kernel takes every write for a whole line.
-        let mut file = self.open(name, OFlags::WRONLY)?;
-        file.write(text)
-            .map(|_| ())
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    }
-}
-
-/// What came of the `call` by which something was to be registered.
-fn done(written: rustix::io::Result<()>, call: impl FnOnce() -> String) -> Result<()> {
-    let is_full = written == Err(Errno::NOSPC);
-    let written = written.call(call);
-    if is_full { written.context(FULL) } else { written }
-}
-
-/// Fails where other containers rely on another of the `entries` for the programs of `handler`: the
-/// kernel prefers what is registered last, so ours would take them away. Fails too where the name
-/// is taken.
-pub fn ensure_free(entries: &[Entry], handler: &Handler) -> Result<()> {
-    let relied_on = serving(entries, handler.arch).filter(|entry| entry.works_in_containers());
-    let namesake = entries.iter().find(|entry| entry.name == *handler.name());
-    match relied_on.into_iter().chain(namesake).find(|entry| !entry.is_like(handler)) {
-        Some(other) => Err(conflict(handler, other)),
-        None => Ok(()),
-    }
-}
-
-fn conflict(handler: &Handler, other: &Entry) -> anyhow::Error {
-    anyhow!(
-        "this user namespace already runs {} programs with {} (handler {}), and other containers \
-         rely on it; start this container in a user namespace of its own: --userns=auto or \
-         --userns=keep-id",
-        handler.arch.name,
-        other.interpreter.display(),
-        other.name.display()
-    )
 }

@@ -9,6 +9,7 @@
 //! which only rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try
 //! an emulator with.
 
+pub mod annotations;
 pub mod arch;
 pub mod arguments;
 pub mod binfmt;
@@ -24,6 +25,7 @@ pub mod hook;
 pub mod idmap;
 pub mod instance;
 pub mod json;
+pub mod keep;
 pub mod kernel;
 pub mod labels;
 pub mod launcher;
@@ -31,7 +33,9 @@ pub mod log;
 pub mod lookup;
 pub mod members;
 pub mod message;
+pub mod mount_id;
 pub mod mounts;
+pub mod namespace;
 pub mod network;
 pub mod oci;
 pub mod orders;
@@ -39,6 +43,8 @@ pub mod policy;
 pub mod precreate;
 pub mod prepared;
 pub mod probe;
+pub mod process;
+pub mod register;
 pub mod request;
 pub mod room;
 pub mod sandbox;
@@ -47,3 +53,4 @@ pub mod selinux;
 pub mod sqlite;
 pub mod toolbx;
 pub mod trust;
+pub mod wrap;

@@ -15,34 +15,18 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use linux_raw_sys::general::{
     MS_SHARED, STATMOUNT_MNT_BASIC, STATMOUNT_MNT_POINT, STATMOUNT_MNT_ROOT, STATMOUNT_SB_BASIC,
-    STATX_MNT_ID_UNIQUE, statmount,
+    statmount,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 
 use crate::kernel;
 use crate::message::{Call, shown};
+use crate::mount_id::{mount_id, unique_mount_id};
 
 /// Room for what statmount tells: its fixed part, and two paths.
 const STATMOUNT_MAX: usize = size_of::<statmount>() + 2 * 4096;
-
-/// The number of the mount that `fd` lies on.
-pub fn mount_id(fd: impl AsFd) -> Result<u64> {
-    statx_mount_id(fd, StatxFlags::MNT_ID)
-}
-
-/// The same, of a kind that is never used again (Linux 6.8). statmount wants those.
-fn unique_mount_id(fd: impl AsFd) -> Result<u64> {
-    statx_mount_id(fd, StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE))
-}
-
-fn statx_mount_id(fd: impl AsFd, kind: StatxFlags) -> Result<u64> {
-    // The kernel knows it by itself; a file system that does not answer is not asked.
-    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, kind)
-        .map(|statx| statx.stx_mnt_id)
-        .call(|| "statx a mount id".into())
-}
 
 /// Our own mounts, in the order in which they were mounted.
 pub fn own() -> Result<Vec<Mount>> {

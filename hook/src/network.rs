@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::ThreadNameSpaceType;
 
-use crate::container::Process;
 use crate::lookup;
 use crate::message::{Call, shown};
+use crate::process::Process;
 
 /// Sets `sysctls` in the network namespace of the container's `process`, and stays there.
 ///

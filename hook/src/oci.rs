@@ -18,7 +18,7 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::request;
+use crate::annotations;
 
 /// Engines refuse an image manifest of more than 4 MiB, and its annotations, escaped once more,
 /// are the largest thing that can legitimately be in a state.
@@ -70,7 +70,7 @@ pub(crate) fn our_annotations<'de, D: Deserializer<'de>>(
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut ours = BTreeMap::new();
             while let Some(key) = map.next_key::<String>()? {
-                if request::is_ours(&key) {
+                if annotations::is_ours(&key) {
                     ours.insert(key, map.next_value()?);
                 } else {
                     map.next_value::<IgnoredAny>()?;

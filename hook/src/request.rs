@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail, ensure};
 
+use crate::annotations::{ARCH, FINER, USERNS, WISHES};
 use crate::arch::{self, ARCHES, Arch};
 use crate::arguments::{Argument, Arguments, Value};
 use crate::detect::Detected;
@@ -79,25 +80,8 @@ pub enum Need {
     OtherPrograms,
 }
 
-/// The user's request.
-const ARCH: &str = "toolbx.arch";
-/// Finer wishes.
-const FINER: &str = "toolbx.arch.";
-/// Whether the container gets a user namespace of its own.
-const USERNS: &str = "toolbx.arch.userns";
-/// Toolbx's record.
-const TOOLBOX: &str = "toolbox-arch";
 /// How messages and the log call a CDI device.
 const DEVICE: &str = "CDI device";
-
-/// The annotations that name architectures, the first one first.
-const WISHES: [(&str, Annotation); 2] = [(ARCH, Annotation::Arch), (TOOLBOX, Annotation::Toolbox)];
-
-/// Whether an annotation is for us.
-#[must_use]
-pub fn is_ours(key: &str) -> bool {
-    key == ARCH || key == TOOLBOX || key.starts_with(FINER)
-}
 
 /// What a container says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

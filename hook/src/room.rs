@@ -24,10 +24,10 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenT
 use crate::detached;
 use crate::emulator::Emulator;
 use crate::kernel;
-use crate::launcher;
 use crate::message::Call;
 use crate::mounts;
 use crate::selinux::Label;
+use crate::wrap;
 
 /// Where a room has the descriptors of its process, and a process its own.
 const DESCRIPTORS: &str = "descriptors";
@@ -111,7 +111,7 @@ fn copy(store: &OwnedFd, name: &Path, emulator: &Emulator) -> Result<OwnedFd> {
     let file = File::from(open(create).call(|| format!("create {}", of()))?);
     // Where SELinux does not let us, it may let the container execute the copy all the same.
     let _ = Label::of(&emulator.file).and_then(|label| label.give(&file));
-    launcher::wrap(&emulator.file, &emulator.program, &file).with_context(of)?;
+    wrap::wrap(&emulator.file, &emulator.program, &file).with_context(of)?;
     open(OFlags::PATH).call(|| format!("open {}", of()))
 }
 

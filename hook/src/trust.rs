@@ -19,7 +19,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::message::Call;
-use crate::scope::Namespace;
+use crate::namespace::Namespace;
 
 /// On whose behalf the hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

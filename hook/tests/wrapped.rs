@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use toolbx_arch::elf::Program;
-use toolbx_arch::launcher;
+use toolbx_arch::wrap;
 
 /// Where the emulators are that `make images` unpacks.
 const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/images");
@@ -59,7 +59,7 @@ fn program(file: &File) -> Result<Program> {
 /// Writes `from` with the launcher in it to `to`.
 fn wrap(from: &Path, to: &Path) -> Result<()> {
     let (from, to) = (File::open(from)?, File::create(to)?);
-    launcher::wrap(&from, &program(&from)?, &to)?;
+    wrap::wrap(&from, &program(&from)?, &to)?;
     to.set_permissions(Permissions::from_mode(0o755))?;
     Ok(())
 }

@@ -19,6 +19,7 @@ use toolbx_arch::policy::{Launcher, Policy};
 use toolbx_arch::prepared::{DIRECTORY, Prepared, Record};
 use toolbx_arch::selinux::Label;
 use toolbx_arch::trust::Host;
+use toolbx_arch::wrap;
 
 use crate::args::Prepare;
 use crate::list::{self, Target};
@@ -224,7 +225,7 @@ fn write(emulator: &Emulator, to: &Path) -> Result<()> {
     let record = Record::new(emulator, emulator::sha256(source)?)?;
     let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(to);
     let file = file.call(|| format!("create {}", to.display()))?;
-    launcher::wrap(source, program, &file)?;
+    wrap::wrap(source, program, &file)?;
     record.append(&file)?;
     Label::of(source)?.give(&file)?;
     // Not the bits that would give somebody rights: an emulator needs none.

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use toolbx_arch::annotations;
 use toolbx_arch::arch::Arch;
 use toolbx_arch::labels::{self, Label};
 use toolbx_arch::message;
 use toolbx_arch::oci::{self, Bundle, Config};
 use toolbx_arch::orders::Orders;
-use toolbx_arch::request;
 use toolbx_arch::trust::Caller;
 
 use crate::hooks_d::{self, Calls, DropIns};
@@ -191,7 +191,7 @@ fn to_be_made(container: &podman::Container) -> Bundle {
         config: Config {
             command: Some(command),
             annotations: Some(
-                annotations.into_iter().filter(|(key, _)| request::is_ours(key)).collect(),
+                annotations.into_iter().filter(|(key, _)| annotations::is_ours(key)).collect(),
             ),
             ..Config::default()
         },
