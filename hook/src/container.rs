@@ -8,11 +8,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FileType, FsWord, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 
+use crate::base::lookup::{self, location};
+use crate::base::message::Call;
 use crate::bound::Bound;
 use crate::emulator::Emulator;
 use crate::instance::BINFMTFS_MAGIC;
-use crate::lookup::{self, location};
-use crate::message::Call;
 use crate::mounts::{Mount, Mounts};
 use crate::oci::{Bundle, State};
 use crate::orders::Orders;

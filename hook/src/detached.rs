@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use crate::kernel;
-use crate::message::Call;
+use crate::base::kernel;
+use crate::base::message::Call;
 
 /// Makes a file system of the user namespace that the process is in, ready to be mounted.
 pub fn file_system(kind: &str) -> Result<OwnedFd> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::message::shown;
+use crate::base::message::shown;
 
 /// An element of config.json's `linux.devices`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

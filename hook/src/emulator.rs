@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::arch::elf::Program;
 use crate::arch::{self, Arch};
-use crate::elf::Program;
-use crate::message::Call;
+use crate::base::message::Call;
 use crate::policy::{Policy, Sha256Sum};
 use crate::trust::Host;
 

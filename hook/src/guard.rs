@@ -15,12 +15,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::thread::ThreadNameSpaceType;
 
+use crate::base::kernel;
+use crate::base::lookup;
+use crate::base::message::{self, Call};
+use crate::base::mount_id::mount_id;
 use crate::bound::Bound;
 use crate::detached;
-use crate::kernel;
-use crate::lookup;
-use crate::message::{self, Call};
-use crate::mount_id::mount_id;
 use crate::mounts::{self, Mount};
 use crate::oci;
 use crate::process::Process;

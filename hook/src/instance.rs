@@ -13,8 +13,8 @@ use rustix::fs::{Dir, FsWord, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::arch::Arch;
-use crate::binfmt::{Entry, serving};
-use crate::message::Call;
+use crate::arch::binfmt::{Entry, serving};
+use crate::base::message::Call;
 
 /// Its file system type, as `fstatfs` names it (include/uapi/linux/magic.h).
 pub const BINFMTFS_MAGIC: FsWord = 0x4249_4e4d;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::kernel;
+use crate::base::kernel;
 use crate::mounts::{self, Mounts};
 
 /// Where an instance can be kept mounted beyond a container's life: in the mount namespace of the

@@ -12,8 +12,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
+use toolbx_arch::base::{kernel, message};
 use toolbx_arch::orders::Orders;
-use toolbx_arch::{hook, kernel, message, precreate};
+use toolbx_arch::{hook, precreate};
 
 const HELP: &str = "\
 toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runtime hook)

@@ -21,9 +21,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 
-use crate::kernel;
-use crate::message::{Call, shown};
-use crate::mount_id::{mount_id, unique_mount_id};
+use crate::base::kernel;
+use crate::base::message::{Call, shown};
+use crate::base::mount_id::{mount_id, unique_mount_id};
 
 /// Room for what statmount tells: its fixed part, and two paths.
 const STATMOUNT_MAX: usize = size_of::<statmount>() + 2 * 4096;

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::ThreadNameSpaceType;
 
-use crate::lookup;
-use crate::message::{Call, shown};
+use crate::base::lookup;
+use crate::base::message::{Call, shown};
 use crate::process::Process;
 
 /// Sets `sysctls` in the network namespace of the container's `process`, and stays there.

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
+use crate::arch::arguments::{Argument, Arguments, Value};
 use crate::arch::{self, Arch};
-use crate::arguments::{Argument, Arguments, Value};
-use crate::members::Members;
-use crate::message::{self, Call};
+use crate::base::members::Members;
+use crate::base::message::{self, Call};
 use crate::trust::{Caller, Host};
 
 /// The policy as it is installed; every key is in it. [`Policy::default`] is the same.
@@ -509,7 +509,8 @@ impl Sha256Sum {
 impl TryFrom<String> for Sha256Sum {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        let bytes = crate::binfmt::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+        let bytes =
+            crate::arch::binfmt::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
         bytes
             .map(Self)
             .ok_or_else(|| format!("{text:?} is not a SHA-256 sum of 64 hexadecimal digits"))
@@ -518,7 +519,7 @@ impl TryFrom<String> for Sha256Sum {
 
 impl fmt::Display for Sha256Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::binfmt::hex(&self.0))
+        f.write_str(&crate::arch::binfmt::hex(&self.0))
     }
 }
 

@@ -19,6 +19,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::arch::Arch;
+use crate::base::lookup;
+use crate::base::message::{self, Call, shown};
 use crate::bound::Bound;
 use crate::detect::{self, Detected};
 use crate::devices::{self, Device};
@@ -28,8 +30,6 @@ use crate::instance::Visible;
 use crate::json::Object;
 use crate::labels::{self, Label};
 use crate::log::{Log, Severity};
-use crate::lookup;
-use crate::message::{self, Call, shown};
 use crate::oci::{self, Input, Namespace};
 use crate::orders::Orders;
 use crate::policy::Policy;

@@ -10,10 +10,10 @@ use anyhow::{Result, ensure};
 use rustix::fs::StatVfsMountFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::binfmt::hex;
+use crate::arch::binfmt::hex;
+use crate::base::message::{self, Call};
 use crate::emulator::Emulator;
 use crate::launcher;
-use crate::message::{self, Call};
 use crate::policy::Sha256Sum;
 use crate::selinux::Label;
 use crate::trust::Host;

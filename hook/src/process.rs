@@ -10,11 +10,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::base::kernel;
+use crate::base::message::Call;
+use crate::base::namespace::Namespace;
 use crate::idmap::{self, maps_uid};
-use crate::kernel;
-use crate::message::Call;
 use crate::mounts::{self, Mount, Mounts};
-use crate::namespace::Namespace;
 use crate::oci::State;
 
 /// As much as one call reads of a file in /proc at most: a page (`seq_read_iter` in the kernel).

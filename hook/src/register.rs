@@ -7,9 +7,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::binfmt::{Entry, Handler, serving};
+use crate::arch::binfmt::{Entry, Handler, serving};
+use crate::base::message::Call;
 use crate::instance::{Found, Instance};
-use crate::message::Call;
 
 /// Why there may be no room for one more (Linux 7.3), and what to do.
 const FULL: &str = "there may be no more handlers than the sysctl user.max_binfmt_misc_interpreters says, \

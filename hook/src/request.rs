@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::annotations::{ARCH, FINER, USERNS, WISHES};
+use crate::arch::arguments::{Argument, Arguments, Value};
 use crate::arch::{self, ARCHES, Arch};
-use crate::arguments::{Argument, Arguments, Value};
+use crate::base::message::{self, shown};
 use crate::detect::Detected;
 use crate::labels::Label;
-use crate::message::{self, shown};
 use crate::policy::{Annotation, Policy, Userns};
 use crate::scope::Scope;
 

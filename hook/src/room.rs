@@ -21,10 +21,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 
+use crate::base::kernel;
+use crate::base::message::Call;
 use crate::detached;
 use crate::emulator::Emulator;
-use crate::kernel;
-use crate::message::Call;
 use crate::mounts;
 use crate::selinux::Label;
 use crate::wrap;

@@ -1,6 +1,6 @@
 //! Whose binfmt_misc instance a container uses.
 
-use crate::namespace::Namespace;
+use crate::base::namespace::Namespace;
 use crate::trust::Caller;
 
 /// Whose instance it is.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::message::Call;
+use crate::base::message::Call;
 
 /// The extended attribute that is a file's label.
 const ATTRIBUTE: &str = "security.selinux";

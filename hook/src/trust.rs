@@ -18,8 +18,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::message::Call;
-use crate::namespace::Namespace;
+use crate::base::message::Call;
+use crate::base::namespace::Namespace;
 
 /// On whose behalf the hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

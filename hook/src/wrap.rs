@@ -11,9 +11,9 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader};
 
-use crate::elf::{self, Program};
+use crate::arch::elf::{self, Program};
+use crate::base::message::Call;
 use crate::launcher::LAUNCHER;
-use crate::message::Call;
 
 /// The smallest page of any machine that runs the launcher, and more than the largest (64 KiB).
 const ALIGNMENTS: std::ops::RangeInclusive<u64> = 4096..=64 << 20;

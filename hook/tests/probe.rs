@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use toolbx_arch::arch::probe;
 use toolbx_arch::arch::{ARCHES, Arch};
-use toolbx_arch::probe;
 
 /// Where the emulators are that `make images` unpacks.
 const QEMU: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/images/qemu/usr/bin");

@@ -192,7 +192,7 @@ fn what_was_executed_by_itself_may_do_nothing_else() {
         let (mut says, to) = std::io::pipe().unwrap();
         // Taken here: in the child nobody would give it back.
         let turn = ONE_AT_A_TIME.lock();
-        let Some(child) = toolbx_arch::kernel::fork().unwrap() else {
+        let Some(child) = toolbx_arch::base::kernel::fork().unwrap() else {
             // SAFETY: standard error is not used by anything else in this process, which ends here.
             unsafe {
                 libc::dup2(to.as_raw_fd(), 2);

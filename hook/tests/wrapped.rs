@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use toolbx_arch::elf::Program;
+use toolbx_arch::arch::elf::Program;
 use toolbx_arch::wrap;
 
 /// Where the emulators are that `make images` unpacks.

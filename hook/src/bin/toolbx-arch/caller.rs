@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
-use toolbx_arch::message::Call;
+use toolbx_arch::base::message::Call;
 use toolbx_arch::trust::{Caller, Host};
 
 /// This very program, to be started anew.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use toolbx_arch::message::Call;
+use toolbx_arch::base::message::Call;
 
 use crate::args::Cdi;
 use crate::list::{self, Target};

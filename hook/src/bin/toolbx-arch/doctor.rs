@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use toolbx_arch::binfmt::Entry;
+use toolbx_arch::arch::binfmt::Entry;
+use toolbx_arch::base::message;
 use toolbx_arch::emulator;
 use toolbx_arch::instance::Visible;
 use toolbx_arch::launcher;
-use toolbx_arch::message;
 use toolbx_arch::policy::{self, Launcher, Policy};
 use toolbx_arch::prepared::Prepared;
 use toolbx_arch::trust::{Caller, Host};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
-use toolbx_arch::message::Call;
+use toolbx_arch::base::message::Call;
 
 /// `*.conf` in a directory, in the order of their names; none, if there is no such directory.
 pub fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
-use toolbx_arch::message;
+use toolbx_arch::base::message;
 use toolbx_arch::trust::Caller;
 
 /// Where syslog daemons write, where there is no journal.

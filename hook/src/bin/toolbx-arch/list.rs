@@ -5,12 +5,12 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
+use toolbx_arch::arch::arguments::Arguments;
+use toolbx_arch::arch::binfmt::{Entry, serving};
 use toolbx_arch::arch::{self, ARCHES, Arch};
-use toolbx_arch::arguments::Arguments;
-use toolbx_arch::binfmt::{Entry, serving};
+use toolbx_arch::base::message;
 use toolbx_arch::emulator::{self, Emulator};
 use toolbx_arch::instance::Visible;
-use toolbx_arch::message;
 use toolbx_arch::policy::Policy;
 use toolbx_arch::prepared::Prepared;
 use toolbx_arch::trust::Host;

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use toolbx_arch::message;
+use toolbx_arch::base::message;
 
 use crate::args::{Arguments, Command};
 

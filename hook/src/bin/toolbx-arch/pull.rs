@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 use toolbx_arch::arch::{self, Arch};
-use toolbx_arch::message;
+use toolbx_arch::base::message;
 
 use crate::args::Pull;
 use crate::person::Person;

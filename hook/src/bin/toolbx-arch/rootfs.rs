@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use toolbx_arch::base::message::{self, Call};
 use toolbx_arch::detect::{self, Detected};
-use toolbx_arch::message::{self, Call};
 use toolbx_arch::oci::Command;
 
 /// Where a root file system is.

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use toolbx_arch::message::Call;
+use toolbx_arch::base::message::Call;
 
 use crate::args::{Enable, Where};
 use crate::containers_conf::{self, Naming};

@@ -6,7 +6,7 @@ use anyhow::Result;
 use linux_raw_sys::general::STATX_MNT_ID_UNIQUE;
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::message::Call;
+use crate::base::message::Call;
 
 /// The number of the mount that `fd` lies on.
 pub fn mount_id(fd: impl AsFd) -> Result<u64> {

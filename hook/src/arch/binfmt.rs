@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::arch::Arch;
-use crate::arguments::Arguments;
+use crate::arch::arguments::Arguments;
 
 /// Where everything of ours is in a container.
 pub const VISIBLE_DIR: &str = "/dev/.toolbx-arch";
@@ -26,7 +26,7 @@ pub struct Handler {
     /// Whose programs.
     pub arch: &'static Arch,
     /// What is registered: the emulator's path as the container's programs are told it; with the
-    /// launcher its file name and [`crate::arguments`].
+    /// launcher its file name and [`crate::arch::arguments`].
     pub interpreter: PathBuf,
     /// Where the emulator is on the host.
     pub emulator: PathBuf,

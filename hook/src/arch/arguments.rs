@@ -10,7 +10,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
-use crate::members::Members;
+use crate::base::members::Members;
 
 /// One of QEMU's options, by the name that annotations and the policy use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -118,7 +118,7 @@ impl Value {
         if argument.accepts(text) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(format!("{} is not {}", crate::message::shown(text), argument.values()))
+            Err(format!("{} is not {}", crate::base::message::shown(text), argument.values()))
         }
     }
 }

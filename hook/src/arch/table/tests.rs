@@ -2,7 +2,7 @@ use super::*;
 
 /// The published patterns: QEMU's name, class, byte order, e_machine, family, OCI name, magic, mask,
 /// note.
-const PUBLISHED: &str = include_str!("../../tests/binfmt-targets.tsv");
+const PUBLISHED: &str = include_str!("../../../tests/binfmt-targets.tsv");
 
 /// Of each row, a header of `ET_EXEC` and one of `ET_DYN`, by the fields that it publishes.
 fn samples(row: &[&str]) -> [Vec<u8>; 2] {
@@ -36,7 +36,7 @@ fn published() -> Vec<Vec<&'static str>> {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    crate::binfmt::unhex(text.as_bytes()).unwrap()
+    crate::arch::binfmt::unhex(text.as_bytes()).unwrap()
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn unescape(text: &str) -> Vec<u8> {
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
         if *first == b'\\' {
-            bytes.extend(crate::binfmt::unhex(&tail[1..3]).unwrap());
+            bytes.extend(crate::arch::binfmt::unhex(&tail[1..3]).unwrap());
             rest = &tail[3..];
         } else {
             bytes.push(*first);
@@ -188,7 +188,7 @@ fn names_are_unique() {
 #[test]
 fn the_schema_of_the_policy_knows_the_same_names() {
     let schema: serde_json::Value =
-        serde_json::from_str(include_str!("../../../policies/policy.schema.json")).unwrap();
+        serde_json::from_str(include_str!("../../../../policies/policy.schema.json")).unwrap();
     let mut theirs: Vec<_> = schema["definitions"]["architecture"]["enum"]
         .as_array()
         .unwrap()

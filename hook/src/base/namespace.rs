@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rustix::fs::Stat;
 
-use crate::message::Call;
+use crate::base::message::Call;
 
 /// The inode of the initial user namespace (`PROC_USER_INIT_INO` in the kernel).
 ///

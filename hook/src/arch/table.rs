@@ -10,8 +10,8 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::elf::{self, Class, Data, e_ident};
-use crate::message::shown;
+use crate::arch::elf::{self, Class, Data, e_ident};
+use crate::base::message::shown;
 
 /// A foreign (or native) architecture that an emulator exists for: a row of [`ARCHES`].
 #[derive(Debug, PartialEq, Eq)]

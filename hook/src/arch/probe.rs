@@ -13,9 +13,9 @@
 
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD};
 
+use crate::arch::binfmt::unhex;
+use crate::arch::elf::{Class, Data, E_MACHINE, EV_CURRENT, e_ident};
 use crate::arch::{Arch, Pattern};
-use crate::binfmt::unhex;
-use crate::elf::{Class, Data, E_MACHINE, EV_CURRENT, e_ident};
 
 /// The exit status of every probe.
 pub const STATUS: u8 = 42;
@@ -197,8 +197,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::elf::Program;
     use crate::arch::{ARCHES, of_header};
-    use crate::elf::Program;
 
     #[test]
     fn every_target_has_a_small_static_program_of_its_own() {

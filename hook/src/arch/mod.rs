@@ -1,0 +1,9 @@
+//! Architectures: which there are, how their programs look, and what their emulators can be told. Pure.
+
+pub mod arguments;
+pub mod binfmt;
+pub mod elf;
+pub mod probe;
+mod table;
+
+pub use table::{ARCHES, Arch, Pattern, find, host, of_header, unknown};
