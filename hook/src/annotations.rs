@@ -1,6 +1,6 @@
 //! The names of the annotations that are for us.
 
-use crate::policy::Annotation;
+use crate::host::policy::Annotation;
 
 /// The user's request.
 pub(crate) const ARCH: &str = "toolbx.arch";

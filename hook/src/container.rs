@@ -11,16 +11,16 @@ use rustix::fs::{FileType, FsWord, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use crate::base::lookup::{self, location};
 use crate::base::message::Call;
 use crate::bound::Bound;
-use crate::emulator::Emulator;
-use crate::instance::BINFMTFS_MAGIC;
+use crate::host::emulator::Emulator;
+use crate::host::instance::BINFMTFS_MAGIC;
+use crate::host::policy::Policy;
+use crate::host::scope::Scope;
+use crate::host::trust::{Caller, Host};
 use crate::mounts::{Mount, Mounts};
 use crate::oci::{Bundle, State};
 use crate::orders::Orders;
-use crate::policy::Policy;
 use crate::process::Process;
-use crate::scope::Scope;
 use crate::toolbx;
-use crate::trust::{Caller, Host};
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
 const AUTOFS_SUPER_MAGIC: FsWord = 0x0187;

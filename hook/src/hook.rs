@@ -15,24 +15,24 @@ use crate::arch::{ARCHES, Arch};
 use crate::base::message;
 use crate::container::{self, Container, EmulatorPlace, Place};
 use crate::detect::{self, Detected};
-use crate::emulator::{self, Emulator};
 use crate::guard;
-use crate::instance::{BINFMT_MISC, Visible};
+use crate::host::emulator::{self, Emulator};
+use crate::host::instance::{BINFMT_MISC, Visible};
+use crate::host::launcher;
+use crate::host::policy::{Credentials, Launcher, Policy};
+use crate::host::prepared::Prepared;
+use crate::host::scope::Scope;
+use crate::host::trust::{Host, LazyHost};
 use crate::keep::Keep;
 use crate::labels;
-use crate::launcher;
 use crate::log::{Log, Severity};
 use crate::network;
 use crate::oci::{self, Bundle, State};
 use crate::orders::Orders;
-use crate::policy::{Credentials, Launcher, Policy};
-use crate::prepared::Prepared;
 use crate::process::Process;
 use crate::request::{self, Evidence, Need, Request, Told, UsernsWish, Wish};
 use crate::sandbox::{self, Applied};
-use crate::scope::Scope;
 use crate::toolbx;
-use crate::trust::{Host, LazyHost};
 
 /// How many emulators are copied for one container at most: each takes 10 to 17 MB, which are not
 /// counted as the container's.

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::policy::{Annotation, Policy};
+use crate::host::policy::{Annotation, Policy};
+use crate::host::trust::Host;
 use crate::sqlite::{self, Query};
-use crate::trust::Host;
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;

@@ -24,19 +24,19 @@ use crate::base::message::{self, Call, shown};
 use crate::bound::Bound;
 use crate::detect::{self, Detected};
 use crate::devices::{self, Device};
-use crate::emulator;
+use crate::host::emulator;
+use crate::host::instance::Visible;
+use crate::host::policy::Policy;
+use crate::host::scope::Scope;
+use crate::host::trust::{Host, LazyHost};
 use crate::idmap::IdMapping;
-use crate::instance::Visible;
 use crate::json::Object;
 use crate::labels::{self, Label};
 use crate::log::{Log, Severity};
 use crate::oci::{self, Input, Namespace};
 use crate::orders::Orders;
-use crate::policy::Policy;
 use crate::request::{self, Evidence, Need, Request};
-use crate::scope::Scope;
 use crate::toolbx;
-use crate::trust::{Host, LazyHost};
 
 /// To listen on a port below it takes `CAP_NET_BIND_SERVICE` over the user namespace that owns the
 /// network (ip(7)).

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::arch::binfmt::{Entry, Handler, serving};
 use crate::base::message::Call;
-use crate::instance::{Found, Instance};
+use crate::host::instance::{Found, Instance};
 
 /// Why there may be no room for one more (Linux 7.3), and what to do.
 const FULL: &str = "there may be no more handlers than the sysctl user.max_binfmt_misc_interpreters says, \

@@ -9,9 +9,9 @@ use crate::arch::arguments::{Argument, Arguments, Value};
 use crate::arch::{self, ARCHES, Arch};
 use crate::base::message::{self, shown};
 use crate::detect::Detected;
+use crate::host::policy::{Annotation, Policy, Userns};
+use crate::host::scope::Scope;
 use crate::labels::Label;
-use crate::policy::{Annotation, Policy, Userns};
-use crate::scope::Scope;
 
 /// What a container wants of this hook.
 #[derive(Debug, Clone, PartialEq, Eq)]

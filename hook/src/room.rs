@@ -24,9 +24,9 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenT
 use crate::base::kernel;
 use crate::base::message::Call;
 use crate::detached;
-use crate::emulator::Emulator;
+use crate::host::emulator::Emulator;
+use crate::host::selinux::Label;
 use crate::mounts;
-use crate::selinux::Label;
 use crate::wrap;
 
 /// Where a room has the descriptors of its process, and a process its own.

@@ -1,5 +1,5 @@
 //! Makes a [`Plan`] true: enters the container's namespaces, mounts the binfmt_misc of its user
-//! namespace, registers the handlers. With [`crate::room`] and [`crate::instance`], which
+//! namespace, registers the handlers. With [`crate::room`] and [`crate::host::instance`], which
 //! writes them, [`crate::guard`] and [`crate::network`], the only module that changes kernel state.
 //!
 //! The process stays where it entered; it is to exit after [`apply`].
@@ -24,15 +24,15 @@ use crate::base::lookup;
 use crate::base::message::{self, Call};
 use crate::container::{Container, EmulatorPlace, MountPoint};
 use crate::detached;
-use crate::emulator::Emulator;
 use crate::hook::{Carry, Form, Plan, Program};
-use crate::instance::{BINFMT_MISC, Instance};
+use crate::host::emulator::Emulator;
+use crate::host::instance::{BINFMT_MISC, Instance};
+use crate::host::scope::Scope;
 use crate::keep::Keep;
 use crate::mounts;
 use crate::register::ensure_free;
 use crate::request::Need;
 use crate::room::{Pins, Room};
-use crate::scope::Scope;
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
 const HIDDEN_INSTANCE: &str = "binfmt_misc";

@@ -13,7 +13,7 @@ use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader};
 
 use crate::arch::elf::{self, Program};
 use crate::base::message::Call;
-use crate::launcher::LAUNCHER;
+use crate::host::launcher::LAUNCHER;
 
 /// The smallest page of any machine that runs the launcher, and more than the largest (64 KiB).
 const ALIGNMENTS: std::ops::RangeInclusive<u64> = 4096..=64 << 20;

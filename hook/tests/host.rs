@@ -6,7 +6,7 @@ use std::process::Command;
 
 use toolbx_arch::arch;
 use toolbx_arch::hook::{Decision, inherit};
-use toolbx_arch::instance::Instance;
+use toolbx_arch::host::instance::Instance;
 
 /// The test's own variable: where the instance is, in the run inside the namespace.
 const INSTANCE: &str = "TOOLBX_ARCH_TEST_INSTANCE";

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use nix::libc;
 use rustix::process::WaitOptions;
-use toolbx_arch::launcher::LAUNCHER;
+use toolbx_arch::host::launcher::LAUNCHER;
 
 const AT_NULL: usize = 0;
 const AT_EXECFD: usize = 2;

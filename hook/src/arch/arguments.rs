@@ -1,7 +1,7 @@
 //! The emulator's arguments: which of QEMU's options a container can be given, and what their values
 //! look like. Pure.
 //!
-//! They reach the emulator as part of the handler's interpreter ([`crate::launcher`]), so a value holds
+//! They reach the emulator as part of the handler's interpreter ([`crate::host::launcher`]), so a value holds
 //! no blank and no slash. Source of the values: `linux-user/main.c` of QEMU.
 
 use std::collections::BTreeMap;

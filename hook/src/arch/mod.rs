@@ -6,4 +6,4 @@ pub mod elf;
 pub mod probe;
 mod table;
 
-pub use table::{ARCHES, Arch, Pattern, find, host, of_header, unknown};
+pub use table::{ARCHES, Arch, Compat, Pattern, find, of_header, unknown};

@@ -2,13 +2,12 @@
 //!
 //! Look-up, registration and what `toolbx-arch list` shows all come from [`ARCHES`].
 //! A file is recognised with the same magic and mask that the kernel is given, so the two cannot
-//! disagree. Pure, but for [`Arch::is_native`], which asks the running kernel.
+//! disagree.
 //!
 //! Source of the patterns: QEMU's `scripts/qemu-binfmt-conf.sh`. Source of the OCI names: Go's
 //! `GOARCH` values, which the OCI image specification refers to.
 
 use std::fmt;
-use std::path::Path;
 
 use crate::arch::elf::{self, Class, Data, e_ident};
 use crate::base::message::shown;
@@ -29,7 +28,7 @@ pub struct Arch {
     /// Hosts of the same family may run the target's programs themselves.
     pub family: &'static str,
     /// Whether a host other than the target itself runs it without help.
-    compat: Compat,
+    pub(crate) compat: Compat,
 }
 
 /// What must hold for another host of the same family to run the target's programs.
@@ -37,7 +36,7 @@ pub struct Arch {
 /// "Same family" is not "runs natively": where the kernel cannot be asked, the answer is no, and
 /// the program is emulated, slower but right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compat {
+pub enum Compat {
     /// No other host runs it, or there is no way to ask.
     Never,
     /// An `x86_64` kernel built and booted with IA-32 emulation.
@@ -293,25 +292,6 @@ impl Arch {
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.oci).chain(self.aliases.iter().copied())
     }
-
-    /// Whether this machine's kernel runs the target's programs without an emulator.
-    #[must_use]
-    pub fn is_native(&self) -> bool {
-        self == host()
-            || self.may_be_native()
-                && match self.compat {
-                    Compat::Never => false,
-                    Compat::Ia32 => kernel_runs_ia32(Path::new("/proc")),
-                    Compat::Aarch32 => kernel_runs_aarch32(),
-                }
-    }
-
-    /// Whether it is of the same family as this machine, so that the kernel may run its programs in
-    /// a way that cannot be asked for.
-    #[must_use]
-    pub fn may_be_native(&self) -> bool {
-        self.family == host().family
-    }
 }
 
 /// The row that any of its names belongs to, in upper or lower case, with or without the
@@ -350,47 +330,6 @@ pub fn unknown(name: &str) -> String {
 #[must_use]
 pub fn of_header(bytes: &[u8]) -> Option<&'static Arch> {
     ARCHES.iter().find(|arch| arch.pattern.matches(bytes))
-}
-
-/// The architecture that this program was built for, which is the host's own.
-#[must_use]
-pub fn host() -> &'static Arch {
-    let name = match std::env::consts::ARCH {
-        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-        name => name,
-    };
-    find(name).expect("the project is built for hosts of the table only")
-}
-
-/// Whether an `x86_64` kernel runs i386 programs, from what it shows below `proc`.
-///
-/// `abi/vsyscall32` exists where IA-32 emulation is built in (arch/x86/entry/vdso/vdso32-setup.c);
-/// since Linux 6.7 `ia32_emulation=` on the kernel's command line can turn it off. Executing a
-/// program is the only other way to ask, and the hook starts none. Unreadable means no.
-fn kernel_runs_ia32(proc: &Path) -> bool {
-    let built = proc.join("sys/abi/vsyscall32").exists();
-    let off = std::fs::read_to_string(proc.join("cmdline")).map_or(true, |line| {
-        line.split_ascii_whitespace()
-            .rev() // the last one counts
-            .find_map(|word| word.strip_prefix("ia32_emulation="))
-            .is_some_and(|value| {
-                // The spellings that kstrtobool() takes for false.
-                value.starts_with(['n', 'N', 'f', 'F', '0']) || value.eq_ignore_ascii_case("off")
-            })
-    });
-    built && !off
-}
-
-/// Whether an aarch64 kernel runs 32-bit arm programs: `personality(PER_LINUX32)` is EINVAL where
-/// the processor has no `AArch32` at EL0 (arch/arm64/kernel/sys.c).
-fn kernel_runs_aarch32() -> bool {
-    use nix::sys::personality::{self, Persona};
-    const PER_LINUX32: i32 = 8;
-    let Ok(before) = personality::get() else { return false };
-    let runs = personality::set(Persona::from_bits_retain(PER_LINUX32)).is_ok();
-    // Putting back what was there cannot fail.
-    let _ = personality::set(before);
-    runs
 }
 
 #[cfg(test)]

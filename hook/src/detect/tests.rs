@@ -3,6 +3,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
+use crate::host::native;
 
 /// A root directory that goes away with it.
 struct Rootfs(PathBuf);
@@ -180,7 +181,7 @@ fn the_first_program_of_the_image_tells() {
     rootfs.put("bin/sh", &elf(AARCH64));
     // It lies where the rest lies, so it belongs to the image, which is native then.
     let native = rootfs.detect(&["native"]).unwrap();
-    assert_eq!((native.0, native.2), (arch::host().name, true));
+    assert_eq!((native.0, native.2), (native::host_arch().name, true));
     // What tells nothing is passed over.
     rootfs.put("bin/odd", b"odd");
     assert_eq!(rootfs.detect(&["odd"]), Some(("aarch64", "/bin/sh".into(), false)));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::host::native;
 
 /// Annotations, and a program's architecture and whether it is the first.
 fn evidence(pairs: &[(&str, &str)], program: Option<(&str, bool)>) -> Evidence {
@@ -89,7 +90,7 @@ fn who_wants_it() {
     // alpha is nobody's host here.
     for (pairs, program, need) in [
         (&[][..], None, None),
-        (&[], Some((arch::host().name, true)), None),
+        (&[], Some((native::host_arch().name, true)), None),
         (&[], Some(("alpha", true)), Some(Need::FirstProgram)),
         (&[], Some(("alpha", false)), Some(Need::OtherPrograms)),
         (&[("toolbx.arch", "alpha")], None, Some(Need::Asked)),
@@ -132,7 +133,7 @@ fn a_label_comes_after_annotations_and_before_what_is_found() {
     let labelled = |text| Evidence { label: label(text), ..Evidence::default() };
     assert_eq!(decide(&labelled("amd64"), "{}").unwrap(), Request::Native);
     assert_eq!(labelled("alpha").need(), Some(Need::Asked));
-    assert_eq!(labelled(arch::host().name).need(), None);
+    assert_eq!(labelled(native::host_arch().name).need(), None);
     for odd in ["arm65", "", "none", "amd64,"] {
         assert_eq!(decide(&labelled(odd), "{}").unwrap(), Request::Nothing, "{odd}");
         assert_eq!(labelled(odd).need(), None, "{odd}");
@@ -164,7 +165,7 @@ fn a_device_asks_beside_an_annotation() {
     assert_eq!(decide(&of(&[("toolbx.arch", "none")])), Request::Off);
     let only = Evidence { devices: of(&[]).devices, ..Evidence::default() };
     assert_eq!(only.need(), Some(Need::Asked));
-    let native = Evidence { devices: vec![arch::host()], ..Evidence::default() };
+    let native = Evidence { devices: vec![native::host_arch()], ..Evidence::default() };
     assert_eq!(native.need(), None);
 }
 

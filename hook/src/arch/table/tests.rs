@@ -215,29 +215,3 @@ fn suggests_the_nearest_name() {
     assert!(!text.contains('\n') && !text.contains('\u{1b}'), "{text}");
     assert!(unknown(&"x".repeat(1_000_000)).len() < 300);
 }
-
-#[test]
-fn the_host_is_native_and_others_are_not() {
-    assert!(host().is_native());
-    let foreign = if host().name == "s390x" { "aarch64" } else { "s390x" };
-    assert!(!find(foreign).unwrap().is_native());
-}
-
-#[test]
-fn asks_the_kernel_about_ia32() {
-    let root = std::env::temp_dir().join(format!("toolbx-arch-ia32-{}", std::process::id()));
-    std::fs::create_dir_all(root.join("sys/abi")).unwrap();
-    let answer = |line: &str| {
-        std::fs::write(root.join("cmdline"), line).unwrap();
-        kernel_runs_ia32(&root)
-    };
-    assert!(!answer("quiet"), "not built in");
-    std::fs::write(root.join("sys/abi/vsyscall32"), "1").unwrap();
-    assert!(answer("quiet ro"));
-    assert!(!answer("quiet ia32_emulation=off"));
-    assert!(!answer("ia32_emulation=1 ia32_emulation=0 quiet"), "the last one counts");
-    assert!(answer("ia32_emulation=off ia32_emulation=true"));
-    std::fs::remove_file(root.join("cmdline")).unwrap();
-    assert!(!kernel_runs_ia32(&root), "unreadable");
-    std::fs::remove_dir_all(root).unwrap();
-}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use toolbx_arch::base::message::Call;
-use toolbx_arch::trust::{Caller, Host};
+use toolbx_arch::host::trust::{Caller, Host};
 
 /// This very program, to be started anew.
 pub fn this_program() -> Result<PathBuf> {

@@ -9,12 +9,12 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use toolbx_arch::arch::binfmt::Entry;
 use toolbx_arch::base::message;
-use toolbx_arch::emulator;
-use toolbx_arch::instance::Visible;
-use toolbx_arch::launcher;
-use toolbx_arch::policy::{self, Launcher, Policy};
-use toolbx_arch::prepared::Prepared;
-use toolbx_arch::trust::{Caller, Host};
+use toolbx_arch::host::emulator;
+use toolbx_arch::host::instance::Visible;
+use toolbx_arch::host::launcher;
+use toolbx_arch::host::policy::{self, Launcher, Policy};
+use toolbx_arch::host::prepared::Prepared;
+use toolbx_arch::host::trust::{Caller, Host};
 
 use crate::args::Doctor;
 use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE, PRECREATE};

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use serde_json::Value;
 use toolbx_arch::base::message;
-use toolbx_arch::trust::Caller;
+use toolbx_arch::host::trust::Caller;
 
 /// Where syslog daemons write, where there is no journal.
 const FILES: [&str; 2] = ["/var/log/syslog", "/var/log/messages"];

@@ -9,11 +9,11 @@ use toolbx_arch::arch::arguments::Arguments;
 use toolbx_arch::arch::binfmt::{Entry, serving};
 use toolbx_arch::arch::{self, ARCHES, Arch};
 use toolbx_arch::base::message;
-use toolbx_arch::emulator::{self, Emulator};
-use toolbx_arch::instance::Visible;
-use toolbx_arch::policy::Policy;
-use toolbx_arch::prepared::Prepared;
-use toolbx_arch::trust::Host;
+use toolbx_arch::host::emulator::{self, Emulator};
+use toolbx_arch::host::instance::Visible;
+use toolbx_arch::host::policy::Policy;
+use toolbx_arch::host::prepared::Prepared;
+use toolbx_arch::host::trust::Host;
 
 use crate::args::List;
 use crate::{caller, terminal};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use toolbx_arch::trust::Caller;
+use toolbx_arch::host::trust::Caller;
 
 /// Whoever calls.
 pub struct Person {

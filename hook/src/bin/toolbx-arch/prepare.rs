@@ -13,12 +13,12 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use toolbx_arch::base::message::{self, Call};
-use toolbx_arch::emulator::{self, Emulator};
-use toolbx_arch::launcher;
-use toolbx_arch::policy::{Launcher, Policy};
-use toolbx_arch::prepared::{DIRECTORY, Prepared, Record};
-use toolbx_arch::selinux::Label;
-use toolbx_arch::trust::Host;
+use toolbx_arch::host::emulator::{self, Emulator};
+use toolbx_arch::host::launcher;
+use toolbx_arch::host::policy::{Launcher, Policy};
+use toolbx_arch::host::prepared::{DIRECTORY, Prepared, Record};
+use toolbx_arch::host::selinux::Label;
+use toolbx_arch::host::trust::Host;
 use toolbx_arch::wrap;
 
 use crate::args::Prepare;

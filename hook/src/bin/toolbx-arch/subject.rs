@@ -7,10 +7,10 @@ use serde_json::Value;
 use toolbx_arch::annotations;
 use toolbx_arch::arch::Arch;
 use toolbx_arch::base::message;
+use toolbx_arch::host::trust::Caller;
 use toolbx_arch::labels::{self, Label};
 use toolbx_arch::oci::{self, Bundle, Config};
 use toolbx_arch::orders::Orders;
-use toolbx_arch::trust::Caller;
 
 use crate::hooks_d::{self, Calls, DropIns};
 use crate::person::Person;

@@ -19,14 +19,14 @@ use toolbx_arch::arch::{self, ARCHES, Arch};
 use toolbx_arch::base::kernel;
 use toolbx_arch::base::message::{self, Call};
 use toolbx_arch::detached;
-use toolbx_arch::emulator;
 use toolbx_arch::hook::{Emulation, Needs};
-use toolbx_arch::instance::Instance;
+use toolbx_arch::host::emulator;
+use toolbx_arch::host::instance::Instance;
+use toolbx_arch::host::policy::{Credentials, Policy};
+use toolbx_arch::host::trust::Host;
 use toolbx_arch::mounts;
-use toolbx_arch::policy::{Credentials, Policy};
 use toolbx_arch::request::{self, Evidence, Request};
 use toolbx_arch::room::{Pins, Room};
-use toolbx_arch::trust::Host;
 
 use crate::args::Try;
 use crate::{caller, terminal};

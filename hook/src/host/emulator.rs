@@ -13,8 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::arch::elf::Program;
 use crate::arch::{self, Arch};
 use crate::base::message::Call;
-use crate::policy::{Policy, Sha256Sum};
-use crate::trust::Host;
+use crate::host::native;
+use crate::host::policy::{Policy, Sha256Sum};
+use crate::host::trust::Host;
 
 /// An emulator that passed every check. The open file is the one that was checked.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<Checked> {
     let metadata = file.metadata().call(|| "fstat".into())?;
     ensure!(metadata.mode() & 0o111 != 0, "is not executable; run: chmod a+x on it");
     let program = Program::read(reader(file)).context("is not a program")?;
-    let ours = arch::host();
+    let ours = native::host_arch();
     ensure!(
         ours.pattern.matches(&program.header),
         "is a program for {}, this machine is {}",

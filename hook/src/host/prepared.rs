@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::arch::binfmt::hex;
 use crate::base::message::{self, Call};
-use crate::emulator::Emulator;
-use crate::launcher;
-use crate::policy::Sha256Sum;
-use crate::selinux::Label;
-use crate::trust::Host;
+use crate::host::emulator::Emulator;
+use crate::host::launcher;
+use crate::host::policy::Sha256Sum;
+use crate::host::selinux::Label;
+use crate::host::trust::Host;
 
 /// Where prepared copies are, under the names of the emulators. `SELinux`'s policies label what lies
 /// there like the programs in `/usr/bin`; and where `/usr` is an image, the copies are in it, with the

@@ -1,7 +1,7 @@
 //! Whose binfmt_misc instance a container uses.
 
 use crate::base::namespace::Namespace;
-use crate::trust::Caller;
+use crate::host::trust::Caller;
 
 /// Whose instance it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

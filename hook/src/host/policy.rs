@@ -17,10 +17,10 @@ use crate::arch::arguments::{Argument, Arguments, Value};
 use crate::arch::{self, Arch};
 use crate::base::members::Members;
 use crate::base::message::{self, Call};
-use crate::trust::{Caller, Host};
+use crate::host::trust::{Caller, Host};
 
 /// The policy as it is installed; every key is in it. [`Policy::default`] is the same.
-const DEFAULT: &str = include_str!("../../policies/default.json");
+const DEFAULT: &str = include_str!("../../../policies/default.json");
 /// Read in this order; the user's own comes last. Relative to the host's root.
 const SYSTEM_FILES: [&str; 2] =
     ["usr/share/toolbx-arch/policy.json", "etc/toolbx-arch/policy.json"];
