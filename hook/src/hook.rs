@@ -9,13 +9,22 @@ use std::time::Instant;
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::apply::guard;
+use crate::apply::sysctls;
+use crate::apply::{self, Applied};
 use crate::arch::arguments::Arguments;
 use crate::arch::binfmt::{Entry, Handler, handler_name, serving, visible_path};
 use crate::arch::{ARCHES, Arch};
+use crate::asked::detect::{self, Detected};
+use crate::asked::hook_arguments::Orders;
+use crate::asked::labels;
+use crate::asked::oci::{self, Bundle, State};
+use crate::asked::request::{self, Evidence, Need, Request, Told, UsernsWish, Wish};
+use crate::asked::toolbx;
 use crate::base::message;
-use crate::container::{self, Container, EmulatorPlace, Place};
-use crate::detect::{self, Detected};
-use crate::guard;
+use crate::container::keep::Keep;
+use crate::container::places::{self, Container, EmulatorPlace, Place};
+use crate::container::process::Process;
 use crate::host::emulator::{self, Emulator};
 use crate::host::instance::{BINFMT_MISC, Visible};
 use crate::host::launcher;
@@ -23,16 +32,7 @@ use crate::host::policy::{Credentials, Launcher, Policy};
 use crate::host::prepared::Prepared;
 use crate::host::scope::Scope;
 use crate::host::trust::{Host, LazyHost};
-use crate::keep::Keep;
-use crate::labels;
 use crate::log::{Log, Severity};
-use crate::network;
-use crate::oci::{self, Bundle, State};
-use crate::orders::Orders;
-use crate::process::Process;
-use crate::request::{self, Evidence, Need, Request, Told, UsernsWish, Wish};
-use crate::sandbox::{self, Applied};
-use crate::toolbx;
 
 /// How many emulators are copied for one container at most: each takes 10 to 17 MB, which are not
 /// counted as the container's.
@@ -203,7 +203,7 @@ fn serve(decision: &Decision, orders: &Orders) -> Result<Option<Value>> {
             protected => protected?,
         }
     }
-    match sandbox::apply(plan)? {
+    match apply::apply(plan)? {
         Applied::Whole(carried) => {
             let mut record = emulated(plan);
             record["carried"] = message::list(&carried.over);
@@ -237,7 +237,7 @@ fn finish_precreate(place: &Place, orders: &Orders) -> Result<()> {
         }
     }
     if !orders.sysctls.is_empty() {
-        network::set_sysctls(process, &orders.sysctls)?;
+        sysctls::set_sysctls(process, &orders.sysctls)?;
     }
     Ok(())
 }
@@ -354,7 +354,7 @@ struct Rules<'a> {
 fn find(state: &State, bundle: Option<Bundle>) -> Result<Place> {
     let bundle = bundle.map_or_else(|| find_bundle(state), Ok)?;
     let process = Process::open(state)?;
-    let rootfs = container::open_rootfs(&process, state, &bundle)?;
+    let rootfs = places::open_rootfs(&process, state, &bundle)?;
     Ok(Place { bundle, process, rootfs })
 }
 

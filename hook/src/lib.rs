@@ -9,32 +9,12 @@
 //! which only rewrites a config.json, with [`json`] and [`devices`]. [`probe`] makes programs to try
 //! an emulator with.
 
-pub mod annotations;
+pub mod apply;
 pub mod arch;
+pub mod asked;
 pub mod base;
-pub mod bound;
 pub mod container;
-pub mod detached;
-pub mod detect;
-pub mod devices;
-pub mod guard;
 pub mod hook;
 pub mod host;
-pub mod idmap;
-pub mod json;
-pub mod keep;
-pub mod labels;
 pub mod log;
-pub mod mounts;
-pub mod network;
-pub mod oci;
-pub mod orders;
 pub mod precreate;
-pub mod process;
-pub mod register;
-pub mod request;
-pub mod room;
-pub mod sandbox;
-pub mod sqlite;
-pub mod toolbx;
-pub mod wrap;

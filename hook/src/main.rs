@@ -12,8 +12,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
+use toolbx_arch::asked::hook_arguments::Orders;
 use toolbx_arch::base::{kernel, message};
-use toolbx_arch::orders::Orders;
 use toolbx_arch::{hook, precreate};
 
 const HELP: &str = "\

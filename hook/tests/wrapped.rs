@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use toolbx_arch::apply::wrap;
 use toolbx_arch::arch::elf::Program;
-use toolbx_arch::wrap;
 
 /// Where the emulators are that `make images` unpacks.
 const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/images");

@@ -1,5 +1,5 @@
 //! A binfmt_misc instance through an open directory, and the handlers in it. Only looks; what writes is in
-//! [`crate::register`].
+//! [`crate::apply::register`].
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,5 +1,5 @@
 //! The launcher (`launcher/launcher.rs`), as `build.rs` has made it: what runs before an emulator's
-//! first instruction, in copies that [`crate::wrap`] makes.
+//! first instruction, in copies that [`crate::apply::wrap`] makes.
 
 /// The launcher. Empty for a machine that it is not written for.
 pub const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde_json::{Value, json};
+use toolbx_arch::apply::wrap;
 use toolbx_arch::base::message::{self, Call};
 use toolbx_arch::host::emulator::{self, Emulator};
 use toolbx_arch::host::launcher;
@@ -19,7 +20,6 @@ use toolbx_arch::host::policy::{Launcher, Policy};
 use toolbx_arch::host::prepared::{DIRECTORY, Prepared, Record};
 use toolbx_arch::host::selinux::Label;
 use toolbx_arch::host::trust::Host;
-use toolbx_arch::wrap;
 
 use crate::args::Prepare;
 use crate::list::{self, Target};

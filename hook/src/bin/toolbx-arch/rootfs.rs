@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use toolbx_arch::asked::detect::{self, Detected};
+use toolbx_arch::asked::oci::Command;
 use toolbx_arch::base::message::{self, Call};
-use toolbx_arch::detect::{self, Detected};
-use toolbx_arch::oci::Command;
 
 /// Where a root file system is.
 pub enum Rootfs {

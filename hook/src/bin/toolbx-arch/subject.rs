@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use toolbx_arch::annotations;
 use toolbx_arch::arch::Arch;
+use toolbx_arch::asked::annotations;
+use toolbx_arch::asked::hook_arguments::Orders;
+use toolbx_arch::asked::labels::{self, Label};
+use toolbx_arch::asked::oci::{self, Bundle, Config};
 use toolbx_arch::base::message;
 use toolbx_arch::host::trust::Caller;
-use toolbx_arch::labels::{self, Label};
-use toolbx_arch::oci::{self, Bundle, Config};
-use toolbx_arch::orders::Orders;
 
 use crate::hooks_d::{self, Calls, DropIns};
 use crate::person::Person;

@@ -14,19 +14,19 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
+use toolbx_arch::apply::detached;
+use toolbx_arch::apply::room::{Pins, Room};
 use toolbx_arch::arch::probe;
 use toolbx_arch::arch::{self, ARCHES, Arch};
+use toolbx_arch::asked::request::{self, Evidence, Request};
 use toolbx_arch::base::kernel;
 use toolbx_arch::base::message::{self, Call};
-use toolbx_arch::detached;
+use toolbx_arch::container::mounts;
 use toolbx_arch::hook::{Emulation, Needs};
 use toolbx_arch::host::emulator;
 use toolbx_arch::host::instance::Instance;
 use toolbx_arch::host::policy::{Credentials, Policy};
 use toolbx_arch::host::trust::Host;
-use toolbx_arch::mounts;
-use toolbx_arch::request::{self, Evidence, Request};
-use toolbx_arch::room::{Pins, Room};
 
 use crate::args::Try;
 use crate::{caller, terminal};
@@ -100,7 +100,7 @@ pub fn run(arguments: &Try) -> Result<()> {
     Ok(())
 }
 
-/// Goes the way of `sandbox::apply`. Fails where a container would be refused.
+/// Goes the way of `apply::apply`. Fails where a container would be refused.
 fn try_out(arch: Option<&'static Arch>) -> Result<Outcome> {
     // The emulator as the hook sees it; then a namespace as a container has it.
     let host = caller::become_engine()?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 use crate::base::kernel;
-use crate::mounts::{self, Mounts};
+use crate::container::mounts::{self, Mounts};
 
 /// Where an instance can be kept mounted beyond a container's life: in the mount namespace of the
 /// engine.

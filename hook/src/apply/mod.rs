@@ -1,38 +1,42 @@
 //! Makes a [`Plan`] true: enters the container's namespaces, mounts the binfmt_misc of its user
-//! namespace, registers the handlers. With [`crate::room`] and [`crate::host::instance`], which
-//! writes them, [`crate::guard`] and [`crate::network`], the only module that changes kernel state.
+//! namespace, registers the handlers. With [`room`] and [`register`], [`crate::apply::guard`] and [`crate::apply::sysctls`], the only module that changes kernel state.
 //!
 //! The process stays where it entered; it is to exit after [`apply`].
 
+pub mod detached;
+mod enter;
+mod files;
+pub mod guard;
+pub mod register;
+pub mod room;
+pub mod sysctls;
+pub mod wrap;
+
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
-use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use rustix::process::DumpableBehavior;
-use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 
+use crate::apply::register::ensure_free;
+use crate::apply::room::{Pins, Room};
 use crate::arch::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
 use crate::arch::{ARCHES, Arch};
+use crate::asked::request::Need;
 use crate::base::kernel;
-use crate::base::lookup;
 use crate::base::message::{self, Call};
-use crate::container::{Container, EmulatorPlace, MountPoint};
-use crate::detached;
+use crate::container::keep::Keep;
+use crate::container::mounts;
+use crate::container::places::{Container, EmulatorPlace, MountPoint};
 use crate::hook::{Carry, Form, Plan, Program};
 use crate::host::emulator::Emulator;
 use crate::host::instance::{BINFMT_MISC, Instance};
 use crate::host::scope::Scope;
-use crate::keep::Keep;
-use crate::mounts;
-use crate::register::ensure_free;
-use crate::request::Need;
-use crate::room::{Pins, Room};
+
+use self::enter::enter;
+use self::files::{make_directories, show};
 
 /// Where the instance goes, in our own directory, if the container's /proc may not get a mount.
 const HIDDEN_INSTANCE: &str = "binfmt_misc";
@@ -183,137 +187,6 @@ fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
     let ours =
         plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
     others.chain(ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator))).collect()
-}
-
-/// Enters the container's user and mount namespaces as their root, with no right left that the
-/// rest does not need.
-fn enter(container: &Container) -> Result<()> {
-    // From here on nobody in the container may trace us, or get a core of us into its files.
-    forbid_tracing()?;
-    let mut namespaces = ThreadNameSpaceType::MOUNT;
-    if container.enters_user_namespace {
-        // EINVAL for the one the process is in already.
-        namespaces |= ThreadNameSpaceType::USER;
-    }
-    rustix::thread::move_into_thread_name_spaces(container.process.pidfd.as_fd(), namespaces)
-        .call(|| format!("setns into container {}", container.id))?;
-    if container.enters_user_namespace {
-        become_root()?;
-        forbid_tracing()?; // the change of ids put it back to the machine's default
-    }
-    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT;
-    rustix::thread::set_capabilities(
-        None,
-        CapabilitySets {
-            effective: needed,
-            permitted: needed,
-            inheritable: CapabilitySet::empty(),
-        },
-    )
-    .call(|| "capset".into())?;
-    rustix::thread::set_no_new_privs(true).call(|| "prctl PR_SET_NO_NEW_PRIVS".into())
-}
-
-fn forbid_tracing() -> Result<()> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .call(|| "prctl PR_SET_DUMPABLE".into())
-}
-
-/// Takes uid and gid 0 of the user namespace: after entering it the process has the overflow ids,
-/// and creating a file with them is EOVERFLOW.
-fn become_root() -> Result<()> {
-    match rustix::thread::set_thread_groups(&[]) {
-        // Where the namespace denies setgroups, the groups stay; they give no right here.
-        Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(errno).call(|| "setgroups".into()),
-    }
-    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
-    rustix::thread::set_thread_res_gid(gid, gid, gid)
-        .call(|| "setresgid 0".into())
-        .and_then(|()| {
-            rustix::thread::set_thread_res_uid(uid, uid, uid).call(|| "setresuid 0".into())
-        })
-        .context("the container's user namespace has no root; map uid and gid 0")
-}
-
-/// Attaches emulators at their paths below `at`, which is the directory `top`.
-fn show(top: &OwnedFd, at: &Path, emulators: &BTreeMap<PathBuf, OwnedFd>) -> Result<()> {
-    places(top, at, emulators)?.iter().try_for_each(|(clone, place)| {
-        detached::attach(clone, place).call(|| "move_mount an emulator".into())
-    })
-}
-
-/// A detached mount of an emulator, and the file that it is to lie on.
-type Placed<'a> = (&'a OwnedFd, OwnedFd);
-
-/// Makes a file for each emulator at its path below `at`, which is the directory `top`; a relative path
-/// is one in there. Without those that are shown there already.
-fn places<'a>(
-    top: &OwnedFd,
-    at: &Path,
-    emulators: &'a BTreeMap<PathBuf, OwnedFd>,
-) -> Result<Vec<Placed<'a>>> {
-    let mut placed = Vec::with_capacity(emulators.len());
-    // They come by directory, mostly one.
-    let mut last: Option<(&Path, OwnedFd)> = None;
-    for (path, clone) in emulators {
-        let (parent, file) = path.parent().zip(path.file_name()).context("no file name")?;
-        let directory = match last.take() {
-            Some((same, directory)) if same == parent => directory,
-            _ => make_directories(top, parent.strip_prefix(at).unwrap_or(parent))?,
-        };
-        let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        match step(&directory, file, create, 0o444) {
-            // By the hook that another drop-in or device has had called for the same container.
-            Err(Errno::EXIST | Errno::XDEV) if shows(&directory, file, clone) => {}
-            place => placed.push((
-                clone,
-                place
-                    .call(|| format!("create {} for an emulator", path.display()))
-                    .with_context(taken)?,
-            )),
-        }
-        last = Some((parent, directory));
-    }
-    Ok(placed)
-}
-
-/// Whether `name` in `dir` is the very file that `clone` shows.
-fn shows(dir: &OwnedFd, name: &OsStr, clone: &OwnedFd) -> bool {
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
-    let (there, ours) = (rustix::fs::statat(dir, name, flags), rustix::fs::fstat(clone));
-    matches!((there, ours), (Ok(there), Ok(ours))
-        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
-}
-
-/// Makes the directories of the relative `path` below `top`, and opens the last one.
-///
-/// Every step is relative to the directory before and stays on that very mount: a volume that
-/// happens to be on the way gets nothing.
-fn make_directories(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-    let call = |call: &str| format!("{call} {} for an emulator", path.display());
-    let mut directory = top.try_clone().call(|| call("dup"))?;
-    for name in path {
-        match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno).call(|| call("mkdir")),
-        }
-        directory = step(&directory, name, OFlags::PATH | OFlags::DIRECTORY, 0)
-            .call(|| call("openat2"))
-            .with_context(taken)?;
-    }
-    Ok(directory)
-}
-
-/// What to do where something is in our way.
-fn taken() -> String {
-    format!("{VISIBLE_DIR} is for this hook alone; put nothing there")
-}
-
-/// Opens `name` in `dir`, on the same mount and not through a link. If it creates a file, with `mode`.
-fn step(dir: &OwnedFd, name: &OsStr, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    lookup::openat2(dir, name, flags, Mode::from_raw_mode(mode), resolve)
 }
 
 /// Makes the binfmt_misc of the user namespace that the process is in, if it has none yet, ready to

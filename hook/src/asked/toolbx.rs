@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::arch::{self, Arch};
-use crate::oci::Command;
+use crate::asked::oci::Command;
 
 /// Toolbx's numbers for architectures, in the argument of `--arch`.
 const NUMBERS: [(&str, &str); 3] = [("1", "aarch64"), ("2", "ppc64le"), ("3", "x86_64")];

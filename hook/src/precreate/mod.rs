@@ -4,6 +4,9 @@
 //! The mapping is the identity, so files, volumes and users stay as they are. What a runtime cannot
 //! do in such a namespace is arranged otherwise, left to `create-runtime` ([`Orders`]), or said.
 
+pub mod devices;
+pub mod json;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -19,24 +22,24 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::arch::Arch;
+use crate::asked::bound::Bound;
+use crate::asked::detect::{self, Detected};
+use crate::asked::hook_arguments::Orders;
+use crate::asked::idmap::IdMapping;
+use crate::asked::labels::{self, Label};
+use crate::asked::oci::{self, Input, Namespace};
+use crate::asked::request::{self, Evidence, Need, Request};
+use crate::asked::toolbx;
 use crate::base::lookup;
 use crate::base::message::{self, Call, shown};
-use crate::bound::Bound;
-use crate::detect::{self, Detected};
-use crate::devices::{self, Device};
 use crate::host::emulator;
 use crate::host::instance::Visible;
 use crate::host::policy::Policy;
 use crate::host::scope::Scope;
 use crate::host::trust::{Host, LazyHost};
-use crate::idmap::IdMapping;
-use crate::json::Object;
-use crate::labels::{self, Label};
 use crate::log::{Log, Severity};
-use crate::oci::{self, Input, Namespace};
-use crate::orders::Orders;
-use crate::request::{self, Evidence, Need, Request};
-use crate::toolbx;
+use crate::precreate::devices::Device;
+use crate::precreate::json::Object;
 
 /// To listen on a port below it takes `CAP_NET_BIND_SERVICE` over the user namespace that owns the
 /// network (ip(7)).
@@ -493,7 +496,7 @@ fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
 /// the places of what is `bound`, and of device nodes. For file systems of these types, and for nodes
 /// that it makes, a runtime looks at that itself, or it does not matter.
 ///
-/// What is in volumes, and what has changed by then, is for [`crate::guard`].
+/// What is in volumes, and what has changed by then, is for [`crate::apply::guard`].
 fn ensure_lands_where_it_should(root: &OwnedFd, config: &Config, bound: &[Bound]) -> Result<()> {
     let devices = config.linux.iter().flat_map(|linux| &linux.devices).map(|d| &*d.path);
     let places = bound.iter().map(|bound| bound.path()).chain([Path::new("/dev")]).chain(devices);

@@ -21,13 +21,13 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 
+use crate::apply::detached;
+use crate::apply::wrap;
 use crate::base::kernel;
 use crate::base::message::Call;
-use crate::detached;
+use crate::container::mounts;
 use crate::host::emulator::Emulator;
 use crate::host::selinux::Label;
-use crate::mounts;
-use crate::wrap;
 
 /// Where a room has the descriptors of its process, and a process its own.
 const DESCRIPTORS: &str = "descriptors";

@@ -20,10 +20,10 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitOptions};
 
 use crate::arch::{self, Arch};
+use crate::asked::oci::Command;
 use crate::base::kernel;
 use crate::base::lookup;
 use crate::base::mount_id::mount_id;
-use crate::oci::Command;
 
 /// As much of a file as the kernel reads to find out what it is (`BINPRM_BUF_SIZE`).
 const HEAD: usize = 256;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail, ensure};
 
-use crate::annotations::{ARCH, FINER, USERNS, WISHES};
 use crate::arch::arguments::{Argument, Arguments, Value};
 use crate::arch::{self, ARCHES, Arch};
+use crate::asked::annotations::{ARCH, FINER, USERNS, WISHES};
+use crate::asked::detect::Detected;
+use crate::asked::labels::Label;
 use crate::base::message::{self, shown};
-use crate::detect::Detected;
 use crate::host::policy::{Annotation, Policy, Userns};
 use crate::host::scope::Scope;
-use crate::labels::Label;
 
 /// What a container wants of this hook.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::asked::sqlite::{self, Query};
 use crate::host::policy::{Annotation, Policy};
 use crate::host::trust::Host;
-use crate::sqlite::{self, Query};
 
 /// Larger files of the storage are not read: that would take more time than there is.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 /// As much as the configurations of most images have, so that few calls read them, and no more: see
-/// [`crate::oci`].
+/// [`crate::asked::oci`].
 const FILE_USUAL: usize = 2 * 1024;
 
 /// How the log calls the label of a container, and of an image.

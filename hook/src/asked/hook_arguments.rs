@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::arch::{self, Arch};
-use crate::bound::Bound;
+use crate::asked::bound::Bound;
 
 /// What `create-runtime` has to do for a container that `precreate` has changed, or that was given a
 /// device. It travels as arguments of the hook in config.json, where no image can put anything.

@@ -13,7 +13,7 @@ use rustix::thread::ThreadNameSpaceType;
 
 use crate::base::lookup;
 use crate::base::message::{Call, shown};
-use crate::process::Process;
+use crate::container::process::Process;
 
 /// Sets `sysctls` in the network namespace of the container's `process`, and stays there.
 ///

@@ -15,15 +15,15 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::thread::ThreadNameSpaceType;
 
+use crate::apply::detached;
+use crate::asked::bound::Bound;
+use crate::asked::oci;
 use crate::base::kernel;
 use crate::base::lookup;
 use crate::base::message::{self, Call};
 use crate::base::mount_id::mount_id;
-use crate::bound::Bound;
-use crate::detached;
-use crate::mounts::{self, Mount};
-use crate::oci;
-use crate::process::Process;
+use crate::container::mounts::{self, Mount};
+use crate::container::process::Process;
 
 /// Puts up the guards for a container that `precreate` has changed: for what is `bound` there, and
 /// for its device nodes. `asked` are the mounts of its config.json.

@@ -8,19 +8,19 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FileType, FsWord, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 
+use crate::asked::bound::Bound;
+use crate::asked::hook_arguments::Orders;
+use crate::asked::oci::{Bundle, State};
+use crate::asked::toolbx;
 use crate::base::lookup::{self, location};
 use crate::base::message::Call;
-use crate::bound::Bound;
+use crate::container::mounts::{Mount, Mounts};
+use crate::container::process::Process;
 use crate::host::emulator::Emulator;
 use crate::host::instance::BINFMTFS_MAGIC;
 use crate::host::policy::Policy;
 use crate::host::scope::Scope;
 use crate::host::trust::{Caller, Host};
-use crate::mounts::{Mount, Mounts};
-use crate::oci::{Bundle, State};
-use crate::orders::Orders;
-use crate::process::Process;
-use crate::toolbx;
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
 const AUTOFS_SUPER_MAGIC: FsWord = 0x0187;

@@ -10,12 +10,12 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::asked::idmap::{self, maps_uid};
+use crate::asked::oci::State;
 use crate::base::kernel;
 use crate::base::message::Call;
 use crate::base::namespace::Namespace;
-use crate::idmap::{self, maps_uid};
-use crate::mounts::{self, Mount, Mounts};
-use crate::oci::State;
+use crate::container::mounts::{self, Mount, Mounts};
 
 /// As much as one call reads of a file in /proc at most: a page (`seq_read_iter` in the kernel).
 const PROC_READ: usize = 4 * 1024;
