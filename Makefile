@@ -87,11 +87,11 @@ build: $(HOOK) $(PROGRAM) $(MAN) $(MANUALS)
 .PHONY: $(HOOK) $(PROGRAM) $(MANUALS)
 $(HOOK) $(PROGRAM):
 	$(call ensure_rust_for,$(TARGET))
-	$(CARGO) build --release --locked --target $(TARGET) --bin $(@F)
+	$(CARGO) build --release --locked --target $(TARGET) --package $(@F)
 	install -D -m 755 target/$(TARGET)/release/$(@F) $@
 
 $(MANUALS):
-	$(CARGO) run --quiet --locked --example manuals -- target/man target/completions
+	$(CARGO) run --quiet --locked --package toolbx-arch --example manuals -- target/man target/completions
 
 target/man/%: docs/%.md
 	mkdir -p $(@D)

@@ -15,8 +15,12 @@ use serde_json::{Value, json};
 const QEMU: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/images/qemu/usr/bin");
 /// The real hook.
 const HOOK: &str = env!("CARGO_BIN_EXE_toolbx-arch-hook");
-/// The program for people.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_toolbx-arch");
+/// The program for people, of another package, which is built beside it.
+fn program() -> PathBuf {
+    let path = Path::new(HOOK).with_file_name("toolbx-arch");
+    assert!(path.exists(), "no {}; run: cargo build --package toolbx-arch", path.display());
+    path
+}
 
 /// What happened in the laboratory.
 struct Outcome {
@@ -77,7 +81,7 @@ impl Case {
         let output = unshared()
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/container.sh"))
             .env("HOOK", HOOK)
-            .env("PROGRAM", PROGRAM)
+            .env("PROGRAM", program())
             .env("STAGE", self.stage)
             .env("EXIT42", exit42())
             .env("QEMU", QEMU)

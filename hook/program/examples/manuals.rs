@@ -2,7 +2,7 @@
 //! COMPLETIONS: manuals MAN COMPLETIONS
 
 #[allow(dead_code, unreachable_pub)] // a module of another program
-#[path = "../src/bin/toolbx-arch/args.rs"]
+#[path = "../src/args.rs"]
 mod args;
 
 use std::path::{Path, PathBuf};
