@@ -17,4 +17,6 @@ pub mod container;
 pub mod hook;
 pub mod host;
 pub mod log;
+pub mod plan;
 pub mod precreate;
+pub mod record;

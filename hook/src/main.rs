@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
-use toolbx_arch::asked::hook_arguments::Orders;
+use toolbx_arch::asked::hook_arguments::HookArguments;
 use toolbx_arch::base::{kernel, message};
 use toolbx_arch::{hook, precreate};
 
@@ -59,7 +59,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
 fn run(arguments: &[&str]) -> u8 {
     match arguments {
         ["create-runtime" | "prestart", orders @ ..]
-            if let Some(orders) = Orders::from_arguments(orders) =>
+            if let Some(orders) = HookArguments::from_arguments(orders) =>
         {
             create_runtime(&orders)
         }
@@ -74,7 +74,7 @@ fn run(arguments: &[&str]) -> u8 {
     }
 }
 
-fn create_runtime(orders: &Orders) -> u8 {
+fn create_runtime(orders: &HookArguments) -> u8 {
     match hook::run(orders) {
         Ok(()) => DONE,
         Err(error) => {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use toolbx_arch::arch;
-use toolbx_arch::hook::{Decision, inherit};
 use toolbx_arch::host::instance::Instance;
+use toolbx_arch::plan::ensure_served_by_host;
 
 /// The test's own variable: where the instance is, in the run inside the namespace.
 const INSTANCE: &str = "TOOLBX_ARCH_TEST_INSTANCE";
@@ -44,9 +44,8 @@ fn is_inside() -> bool {
     let instance = Instance::mounted_at(Path::new(&path));
     let targets = ["arm64", "s390x"].map(|name| arch::find(name).unwrap());
     let visible = instance.map(|instance| instance.visible().unwrap());
-    match inherit(visible.as_ref(), &targets) {
-        Ok(Decision::Inherited(_)) => println!("\nverdict: served"),
-        Ok(other) => println!("\nverdict: {other:?}"),
+    match ensure_served_by_host(visible.as_ref(), &targets) {
+        Ok(()) => println!("\nverdict: served"),
         Err(error) => println!("\nverdict: {error:#}"),
     }
     true

@@ -1,44 +1,39 @@
 //! `toolbx-arch explain`: why a container or an image is emulated, or is not. Reads only.
 //!
-//! For a running container this is the very plan that the hook would apply now. Of others, whose
-//! files are mounted nowhere and which have no process, the same functions tell as much as can be
-//! known before a start.
+//! This is the very decision of the hook: for a running container what it would do now; for others, whose
+//! files are mounted nowhere and which have no process, by the same rules, as much as can be known before a
+//! start. Nothing is decided here.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
-use toolbx_arch::arch::Arch;
-use toolbx_arch::arch::arguments::Arguments;
 use toolbx_arch::arch::binfmt::visible_path;
-use toolbx_arch::asked::detect::Detected;
-use toolbx_arch::asked::hook_arguments::Orders;
+use toolbx_arch::asked::evidence::Evidence;
 use toolbx_arch::asked::labels;
 use toolbx_arch::asked::oci::{Root, State};
-use toolbx_arch::asked::request::{self, Evidence, Request};
-use toolbx_arch::asked::toolbx;
 use toolbx_arch::base::message;
-use toolbx_arch::hook::{self, Decision, Emulation, Needs};
-use toolbx_arch::host::emulator;
-use toolbx_arch::host::instance::Visible;
-use toolbx_arch::host::policy::{self, Credentials, Policy};
+use toolbx_arch::container::created::Created;
+use toolbx_arch::host::machine::Machine;
+use toolbx_arch::host::policy;
 use toolbx_arch::host::scope::Scope;
-use toolbx_arch::host::trust::{Caller, LazyHost};
+use toolbx_arch::host::trust::Caller;
+use toolbx_arch::plan::{self, Decision, Emulation, Plan};
 
 use crate::args::Explain;
-use crate::subject::Subject;
+use crate::topic::Topic;
 use crate::{caller, history, podman, terminal};
 
 pub fn run(arguments: &Explain) -> Result<()> {
-    let subject = match (&arguments.bundle, &arguments.name) {
+    let topic = match (&arguments.bundle, &arguments.name) {
         (Some(directory), _) => {
             caller::become_hooks_caller()?;
-            Subject::of_bundle(directory)?
+            Topic::of_bundle(directory)?
         }
         (None, Some(_)) if caller::is_plain_user()? => return Err(podman::unshare()),
-        (None, name) => Subject::find(name.as_deref().unwrap_or_default())?,
+        (None, name) => Topic::find(name.as_deref().unwrap_or_default())?,
     };
-    let explanation = subject.explain()?;
+    let explanation = topic.explain()?;
     if arguments.json {
         terminal::print_json(&explanation.to_json());
     } else {
@@ -47,276 +42,125 @@ pub fn run(arguments: &Explain) -> Result<()> {
     Ok(())
 }
 
-impl Subject {
+impl Topic {
     fn explain(self) -> Result<Explanation> {
         let caller = Caller::current()?;
-        let id = self.id.clone();
-        let title = self.title.clone();
-        let (refused, missing) = (self.calling.refused.clone(), self.calling.missing);
-        let (evidence, notes, outcome) = match self.pid {
+        let (policies, no_own) = policy::present(caller);
+        let no_own = no_own.map(|why| format!("no policy of your own is looked for: {why}"));
+        let (evidence, decision) = match self.pid {
             Some(pid) => self.examine(pid),
             None => self.foresee(),
         };
-        let outcome = match (refused, missing) {
+        let fate = match (&self.calling.refused, self.calling.missing) {
             (Some(why), _) => Err(anyhow!(
                 "a drop-in is broken, so Podman refuses the container, or starts it without hooks: {why}"
             )),
-            (None, Some(why)) => Ok(Outcome::NotCalled(why)),
-            (None, None) => outcome,
+            (None, Some(why)) => Ok(Fate::NotCalled(why)),
+            (None, None) => decision.map(Fate::Decided),
         };
-        let warning = outcome.as_ref().ok().and_then(Outcome::warning);
-        let (policies, no_own) = policy::present(caller);
-        let no_own = no_own.map(|why| format!("no policy of your own is looked for: {why}"));
-        Ok(Explanation {
-            title,
-            evidence,
-            policies,
-            outcome,
-            notes: notes.into_iter().chain(warning).chain(no_own).collect(),
-            last_start: id.as_deref().map(history::last_start),
-        })
+        let warning = fate.as_ref().ok().and_then(Fate::plan);
+        let warning = warning.and_then(|plan| plan.wish.contradiction.clone());
+        let notes = evidence.unseen.clone().into_iter().chain(warning).chain(no_own).collect();
+        let last_start = self.id.as_deref().map(history::last_start);
+        Ok(Explanation { title: self.title, evidence, policies, fate, notes, last_start })
     }
 
     /// What the hook would do if the container, which runs, were started now.
-    fn examine(self, pid: i32) -> (Evidence, Vec<String>, Result<Outcome>) {
-        let mut bundle = self.bundle;
+    fn examine(&self, pid: i32) -> (Evidence, Result<Decision<Plan>>) {
+        let mut bundle = self.bundle.clone();
         // As its own processes see it.
         bundle.config.root = Some(Root { path: "/".into() });
-        let state = State {
-            id: self.id.unwrap_or_default(),
-            pid,
-            bundle: bundle.path.clone(),
-            ..State::default()
-        };
-        let orders = Orders { devices: self.devices, ..Orders::default() };
-        let (evidence, decision) = hook::examine(&state, bundle, &orders);
-        (evidence, Vec::new(), decision.map(Outcome::from))
+        let id = self.id.clone().unwrap_or_default();
+        let state = State { id, pid, bundle: bundle.path.clone(), ..State::default() };
+        let container = Created::running(&state, bundle, self.given.devices.clone());
+        let (evidence, decision) = plan::plan(container, &state, &self.given);
+        (evidence, decision.map(|decision| decision.map(|work| work.plan)))
     }
 
     /// What can be told without a process.
-    fn foresee(self) -> (Evidence, Vec<String>, Result<Outcome>) {
-        let command = self.bundle.config.command.as_ref();
-        let host = LazyHost::default();
-        let (detected, unseen) = match self.detect() {
-            Ok(detected) => (detected, None),
-            Err(why) => (None, Some(message::line(&why))),
-        };
-        let mut evidence = Evidence {
-            devices: self.devices,
-            annotations: self.bundle.config.annotations.clone().unwrap_or_default(),
-            label: None,
-            toolbx: command.and_then(toolbx::architecture),
-            detected,
-        };
-        if evidence.may_have_label() {
-            let find = |host| match self.label {
-                Some(label) => labels::listened_to(label, host),
-                None => labels::find(&self.bundle.path, host),
-            };
-            evidence.label = host.get().ok().and_then(find);
-        }
-        let outcome = match (evidence.need(), &unseen) {
-            _ if evidence.says_none() => Ok(Outcome::Off),
-            (None, Some(_)) => Ok(Outcome::Unknown),
-            (None, None) => Ok(Outcome::NotAsked),
-            (Some(need), _) => {
-                foresee(&evidence, self.has_own_user_namespace, self.calling.precreate, &host)
-                    .or_else(|why| {
-                        hook::left(need, evidence.detected.as_ref(), why).map(Outcome::Left)
-                    })
-            }
-        };
-        (evidence, unseen.into_iter().collect(), outcome)
-    }
-
-    /// What its programs are. Fails where its files cannot be looked at.
-    fn detect(&self) -> Result<Option<Detected>> {
-        const WHAT: &str = "its files cannot be looked at";
-        let files = self.files.as_ref().context("config.json names no rootfs").context(WHAT)?;
-        let Some(command) = &self.bundle.config.command else { return Ok(None) };
-        files.detect(command).context(WHAT)
+    fn foresee(&self) -> (Evidence, Result<Decision<Plan>>) {
+        let machine = Machine::default();
+        let evidence = Evidence::of(self, &machine);
+        let decision = plan::foresee(&evidence, self.prospect(), &machine);
+        (evidence, decision)
     }
 }
 
 /// What comes of a start.
-enum Outcome {
+enum Fate {
     /// The hook is not called, for this reason.
     NotCalled(&'static str),
-    /// Nothing asks for anything, and what the programs are cannot be seen.
-    Unknown,
-    NotAsked,
-    Off,
-    Native,
-    Left(String),
-    Inherited(Scope),
-    Emulated {
-        scope: Scope,
-        targets: Vec<Target>,
-        /// The source that came first.
-        by: Option<&'static str>,
-        warning: Option<String>,
-    },
+    /// The hook decides so.
+    Decided(Decision<Plan>),
 }
 
-/// A target that is emulated.
-struct Target {
-    arch: &'static Arch,
-    emulator: PathBuf,
-    arguments: Arguments,
-    /// Once that is known.
-    handler: Option<Handler>,
-}
-
-/// How a target's handler is registered.
-struct Handler {
-    flags: &'static str,
-    launcher: &'static str,
-    /// Where the emulator's file is to be seen.
-    shown: String,
-}
-
-impl From<Decision> for Outcome {
-    fn from(decision: Decision) -> Self {
-        match decision {
-            Decision::NotAsked => Self::NotAsked,
-            Decision::Off => Self::Off,
-            Decision::Native => Self::Native,
-            Decision::Left(why) => Self::Left(why),
-            Decision::Inherited(scope) => Self::Inherited(scope),
-            Decision::Emulate(plan) => Self::Emulated {
-                scope: plan.container.scope,
-                targets: plan.emulations.iter().map(Target::from).collect(),
-                by: plan.wish.sources.first().map(|(source, _)| *source),
-                warning: plan.wish.contradiction,
-            },
-        }
-    }
-}
-
-impl From<&Emulation> for Target {
-    fn from(emulation: &Emulation) -> Self {
-        let Emulation { emulator, handler, launch, not_shown } = emulation;
-        let shown = match not_shown {
-            None => format!("shown at {}", visible_path(&emulator.path).display()),
-            Some(why) => format!("not shown: {why}"),
-        };
-        Self {
-            arch: handler.arch,
-            emulator: emulator.path.clone(),
-            arguments: launch.arguments.clone(),
-            handler: Some(Handler { flags: handler.flags(), launcher: launch.form.name(), shown }),
-        }
-    }
-}
-
-/// What would be decided for a container, as far as its process does not matter: if it has a user
-/// namespace of its own, or, should it need one, the stage `precreate` to give it one.
-fn foresee(
-    evidence: &Evidence,
-    has_own: bool,
-    precreate: bool,
-    host: &LazyHost,
-) -> Result<Outcome> {
-    let host = host.get()?;
-    let policy = Policy::load(host)?;
-    let wish = match request::decide(evidence, &policy, Arch::is_native)? {
-        Request::Nothing => return Ok(Outcome::NotAsked),
-        Request::Off => return Ok(Outcome::Off),
-        Request::Native => return Ok(Outcome::Native),
-        Request::Emulate(wish) => wish,
-    };
-    let without = Scope::without_user_namespace(host.caller);
-    let gets_one = precreate && request::gets_user_namespace(&wish, &policy, without);
-    let scope = if has_own || gets_one { Scope::Private } else { without };
-    hook::ensure_in_scope(&wish, scope)?;
-    let engines = Visible::of_the_engine();
-    if scope == Scope::Host {
-        return hook::inherit(engines.transpose()?.as_ref(), &wish.targets).map(Outcome::from);
-    }
-    let visible = engines.as_ref().and_then(|visible| visible.as_ref().ok());
-    let missing = hook::missing(&wish, visible.filter(|_| scope == Scope::Shared), &policy);
-    if missing.is_empty() {
-        return Ok(Outcome::Inherited(scope));
-    }
-    let find = |arch: &&'static Arch| -> Result<Target> {
-        let emulator = emulator::find(arch, &policy, host)?;
-        let may_have_credentials =
-            scope == Scope::Private && policy.credentials != Credentials::Never;
-        let needs = Needs { credentials: may_have_credentials, may_copy: true };
-        let launch = hook::launch(&emulator, arch, &wish, needs, &policy, host)?;
-        let (emulator, arguments) = (emulator.path, launch.arguments);
-        Ok(Target { arch, emulator, arguments, handler: None })
-    };
-    let mut targets = Vec::new();
-    let mut left_out = None;
-    for target in missing.iter().map(find) {
-        match target {
-            Err(why) if wish.as_found => left_out = left_out.or(Some(why)),
-            target => targets.push(target?),
-        }
-    }
-    if let (Some(why), true) = (left_out, targets.is_empty()) {
-        return Err(why);
-    }
-    let by = wish.sources.first().map(|(source, _)| *source);
-    Ok(Outcome::Emulated { scope, targets, by, warning: wish.contradiction })
-}
-
-impl Outcome {
+impl Fate {
     fn name(&self) -> &'static str {
         match self {
             Self::NotCalled(_) => "not_called",
-            Self::Unknown => "unknown",
-            Self::NotAsked => "not_asked",
-            Self::Off => "off",
-            Self::Native => "native",
-            Self::Left(_) => "left",
-            Self::Inherited(_) => "inherited",
-            Self::Emulated { .. } => "emulated",
+            Self::Decided(decision) => match decision {
+                Decision::Unseen(_) => "unknown",
+                Decision::NotAsked => "not_asked",
+                Decision::Off => "off",
+                Decision::Native => "native",
+                Decision::Left(_) => "left",
+                Decision::Inherited(_) => "inherited",
+                Decision::Emulate(_) => "emulated",
+            },
         }
+    }
+
+    fn plan(&self) -> Option<&Plan> {
+        if let Self::Decided(Decision::Emulate(plan)) = self { Some(plan) } else { None }
     }
 
     fn scope(&self) -> Option<Scope> {
         match self {
-            Self::Inherited(scope) | Self::Emulated { scope, .. } => Some(*scope),
-            _ => None,
+            Self::Decided(Decision::Inherited(scope)) => Some(*scope),
+            _ => self.plan().map(|plan| plan.setting.scope),
         }
     }
 
-    fn targets(&self) -> &[Target] {
-        if let Self::Emulated { targets, .. } = self { targets } else { &[] }
-    }
-
-    fn warning(&self) -> Option<String> {
-        if let Self::Emulated { warning, .. } = self { warning.clone() } else { None }
+    fn emulations(&self) -> &[Emulation] {
+        self.plan().map_or(&[], |plan| &plan.emulations)
     }
 
     /// What it means, in a sentence.
     fn sentence(&self) -> String {
         match self {
             Self::NotCalled(why) => format!("left alone: {why}"),
-            Self::Unknown => {
-                "not to be foreseen: nothing asks for another architecture, and for which \
+            Self::Decided(decision) => sentence(decision),
+        }
+    }
+}
+
+/// What a decision means.
+fn sentence(decision: &Decision<Plan>) -> String {
+    match decision {
+        Decision::Unseen(_) => {
+            "not to be foreseen: nothing asks for another architecture, and for which \
                               one its programs are is not known"
-                    .to_owned()
-            }
-            Self::NotAsked => {
-                "left alone: nothing asks for another architecture, and no program of \
-                               one was seen"
-                    .to_owned()
-            }
-            Self::Off => "left alone, as it says itself".to_owned(),
-            Self::Native => "left alone: this machine runs what is asked for itself".to_owned(),
-            Self::Left(why) => format!("started without emulation: {why}"),
-            Self::Inherited(scope) => format!(
-                "emulated by handlers that are there already, in scope {}: {}",
-                scope.name(),
-                meaning(*scope)
-            ),
-            Self::Emulated { scope, by, .. } => {
-                let by = by.map(|by| format!(", decided by {by}")).unwrap_or_default();
-                format!("emulated, in scope {}{by}: {}", scope.name(), meaning(*scope))
-            }
+                .to_owned()
+        }
+        Decision::NotAsked => {
+            "left alone: nothing asks for another architecture, and no program of one was \
+                               seen"
+                .to_owned()
+        }
+        Decision::Off => "left alone, as it says itself".to_owned(),
+        Decision::Native => "left alone: this machine runs what is asked for itself".to_owned(),
+        Decision::Left(why) => format!("started without emulation: {why}"),
+        Decision::Inherited(scope) => format!(
+            "emulated by handlers that are there already, in scope {}: {}",
+            scope.name(),
+            meaning(*scope)
+        ),
+        Decision::Emulate(plan) => {
+            let scope = plan.setting.scope;
+            let by = plan.wish.sources.first();
+            let by = by.map(|(source, _)| format!(", decided by {}", source.name()));
+            let by = by.unwrap_or_default();
+            format!("emulated, in scope {}{by}: {}", scope.name(), meaning(scope))
         }
     }
 }
@@ -336,7 +180,7 @@ struct Explanation {
     evidence: Evidence,
     /// The policy files that there are.
     policies: Vec<PathBuf>,
-    outcome: Result<Outcome>,
+    fate: Result<Fate>,
     notes: Vec<String>,
     /// Of a container.
     last_start: Option<Result<Option<history::Record>>>,
@@ -345,7 +189,7 @@ struct Explanation {
 impl Explanation {
     /// Each source, the one that comes first at the front, and what it says.
     fn sources(&self) -> Vec<(String, Option<String>)> {
-        let Evidence { annotations, devices, label, toolbx, detected } = &self.evidence;
+        let Evidence { annotations, devices, label, toolbx, detected, .. } = &self.evidence;
         let fixed = ["toolbx.arch", "toolbox-arch"];
         let other = annotations.keys().filter(|key| !fixed.contains(&key.as_str()));
         let annotation = |key: &str| {
@@ -383,11 +227,11 @@ impl Explanation {
             self.policies.iter().map(|path| path.display().to_string()).collect();
         let policies = if policies.is_empty() { "built in".into() } else { policies.join(", ") };
         rows.push(["  policy".into(), policies]);
-        let decision = match &self.outcome {
-            Ok(outcome) => outcome.sentence(),
+        let decision = match &self.fate {
+            Ok(fate) => fate.sentence(),
             Err(why) => format!("refused: {}", message::line(why)),
         };
-        let targets = self.outcome.iter().flat_map(Outcome::targets).map(Target::to_row);
+        let targets = self.fate.iter().flat_map(Fate::emulations).map(to_row);
         let notes = self.notes.iter().map(|note| format!("  note: {note}\n"));
         format!(
             "{}\n{}{decision}\n{}{}{}",
@@ -402,7 +246,7 @@ impl Explanation {
     fn to_json(&self) -> Value {
         let sources = self.sources().into_iter();
         let sources = sources.map(|(source, says)| json!({"source": source, "says": says}));
-        let outcome = self.outcome.as_ref();
+        let fate = self.fate.as_ref();
         json!({
             "subject": self.title,
             "sources": sources.collect::<Vec<_>>(),
@@ -412,11 +256,10 @@ impl Explanation {
                 "first": found.is_first,
             })),
             "policy": self.policies.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
-            "decision": outcome.map_or("refused", Outcome::name),
-            "why": outcome.map_or_else(message::line, Outcome::sentence),
-            "scope": outcome.ok().and_then(Outcome::scope).map(Scope::name),
-            "targets": outcome.iter().flat_map(|outcome| outcome.targets()).map(Target::to_json)
-                .collect::<Vec<_>>(),
+            "decision": fate.map_or("refused", Fate::name),
+            "why": fate.map_or_else(message::line, Fate::sentence),
+            "scope": fate.ok().and_then(Fate::scope).map(Scope::name),
+            "targets": fate.iter().flat_map(|fate| fate.emulations()).map(to_json).collect::<Vec<_>>(),
             "notes": self.notes,
             "last_start": self.last_start.as_ref().map(|last| match last {
                 Ok(record) => json!(record.as_ref().map(history::Record::to_json)),
@@ -426,25 +269,29 @@ impl Explanation {
     }
 }
 
-impl Target {
-    fn to_row(&self) -> [String; 3] {
-        let handler = self.handler.as_ref().map(|Handler { flags, launcher, shown }| {
-            format!("flags {flags}, launcher {launcher}, {shown}")
-        });
-        let name = format!("  {}", self.arch.name);
-        let emulator = format!("{}{}", self.emulator.display(), self.arguments);
-        [name, emulator, handler.unwrap_or_default()]
-    }
+/// How an emulation is told in a table.
+fn to_row(emulation: &Emulation) -> [String; 3] {
+    let Emulation { emulator, handler, launch, not_shown } = emulation;
+    let shown = match not_shown {
+        None => format!("shown at {}", visible_path(&emulator.path).display()),
+        Some(why) => format!("not shown: {why}"),
+    };
+    [
+        format!("  {}", handler.arch.name),
+        format!("{}{}", emulator.path.display(), launch.arguments),
+        format!("flags {}, launcher {}, {shown}", handler.flags(), launch.form.name()),
+    ]
+}
 
-    fn to_json(&self) -> Value {
-        json!({
-            "target": self.arch.name,
-            "emulator": self.emulator.display().to_string(),
-            "arguments": self.arguments.to_string().trim_start(),
-            "launcher": self.handler.as_ref().map(|handler| handler.launcher),
-            "flags": self.handler.as_ref().map(|handler| handler.flags),
-        })
-    }
+fn to_json(emulation: &Emulation) -> Value {
+    let Emulation { emulator, handler, launch, .. } = emulation;
+    json!({
+        "target": handler.arch.name,
+        "emulator": emulator.path.display().to_string(),
+        "arguments": launch.arguments.to_string().trim_start(),
+        "launcher": launch.form.name(),
+        "flags": handler.flags(),
+    })
 }
 
 fn last_start(found: &Result<Option<history::Record>>) -> String {

@@ -18,9 +18,9 @@ mod prepare;
 mod pull;
 mod rootfs;
 mod short_names;
-mod subject;
 mod switch;
 mod terminal;
+mod topic;
 mod trial;
 
 use std::process::ExitCode;

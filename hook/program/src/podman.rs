@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use toolbx_arch::asked::idmap;
+use toolbx_arch::plan::OwnUserNamespace;
 
 use crate::caller;
 
@@ -55,14 +57,24 @@ pub struct HostConfig {
     userns_mode: String,
     /// The ids in a user namespace; null where it has none.
     #[serde(rename = "IDMappings")]
-    id_mappings: serde_json::Value,
+    id_mappings: Option<IdMappings>,
+}
+
+/// Each a list of CONTAINER:HOST:SIZE.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct IdMappings {
+    uid_map: Option<Vec<String>>,
 }
 
 impl HostConfig {
-    /// Whether the container has a user namespace to itself.
-    pub fn has_own_user_namespace(&self) -> bool {
-        let joined = ["container:", "ns:"].iter().any(|kind| self.userns_mode.starts_with(kind));
-        !self.id_mappings.is_null() && !joined
+    /// The user namespace that the container has to itself, if any.
+    pub fn user_namespace(&self) -> Option<OwnUserNamespace> {
+        let is_joined = ["container:", "ns:"].iter().any(|kind| self.userns_mode.starts_with(kind));
+        let mappings = self.id_mappings.as_ref().filter(|_| !is_joined)?;
+        let lines = mappings.uid_map.as_deref().unwrap_or_default().join("\n");
+        let maps_our_root = idmap::maps_uid(&lines.replace(':', " "), 0);
+        Some(OwnUserNamespace { maps_our_root })
     }
 }
 

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-use toolbx_arch::asked::detect::{self, Detected};
+use toolbx_arch::asked::detect::{self, Detected, LINE_MAX, PATIENCE};
 use toolbx_arch::asked::oci::Command;
+use toolbx_arch::base::child;
 use toolbx_arch::base::message::{self, Call};
 
 /// Where a root file system is.
@@ -31,7 +32,8 @@ impl Rootfs {
             }
             Err(why) => message::line(&why).into_bytes(),
         };
-        let answer = detect::patiently(look).context("they do not answer within three seconds")?;
+        let answer = child::answer(PATIENCE, LINE_MAX, look)?
+            .context("they do not answer within three seconds")?;
         match answer.strip_prefix(FOUND) {
             Some(line) => Ok(Detected::from_line(line)),
             None if answer.is_empty() => Ok(None),

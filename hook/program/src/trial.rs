@@ -18,15 +18,17 @@ use toolbx_arch::apply::detached;
 use toolbx_arch::apply::room::{Pins, Room};
 use toolbx_arch::arch::probe;
 use toolbx_arch::arch::{self, ARCHES, Arch};
-use toolbx_arch::asked::request::{self, Evidence, Request};
+use toolbx_arch::asked::decide::{self, Request};
+use toolbx_arch::asked::evidence::Evidence;
 use toolbx_arch::base::kernel;
 use toolbx_arch::base::message::{self, Call};
 use toolbx_arch::container::mounts;
-use toolbx_arch::hook::{Emulation, Needs};
+use toolbx_arch::container::setting::Setting;
 use toolbx_arch::host::emulator;
 use toolbx_arch::host::instance::Instance;
-use toolbx_arch::host::policy::{Credentials, Policy};
-use toolbx_arch::host::trust::Host;
+use toolbx_arch::host::machine::Machine;
+use toolbx_arch::host::scope::Scope;
+use toolbx_arch::plan::Emulation;
 
 use crate::args::Try;
 use crate::{caller, terminal};
@@ -103,9 +105,10 @@ pub fn run(arguments: &Try) -> Result<()> {
 /// Goes the way of `apply::apply`. Fails where a container would be refused.
 fn try_out(arch: Option<&'static Arch>) -> Result<Outcome> {
     // The emulator as the hook sees it; then a namespace as a container has it.
-    let host = caller::become_engine()?;
+    caller::become_engine()?;
+    let machine = Machine::default();
     // What is wrong with a policy or an emulator has a line of its own.
-    let emulation = arch.and_then(|arch| emulation(arch, &host).ok().flatten());
+    let emulation = arch.and_then(|arch| emulation(arch, &machine).ok().flatten());
     let mut pins = Pins::none()?;
     if let Some((emulation, file)) = emulation.as_ref().and_then(|e| Some((e, e.held()?))) {
         pins.hold(&emulation.handler.interpreter, file)?;
@@ -130,17 +133,20 @@ fn try_out(arch: Option<&'static Arch>) -> Result<Outcome> {
 }
 
 /// What a container would get that asks for `arch`. `None` where it would get nothing.
-fn emulation(arch: &'static Arch, host: &Host) -> Result<Option<Emulation>> {
-    let policy = Policy::load(host)?;
+fn emulation(arch: &'static Arch, machine: &Machine) -> Result<Option<Emulation>> {
     let evidence = Evidence { devices: vec![arch], ..Evidence::default() };
-    let Request::Emulate(wish) = request::decide(&evidence, &policy, Arch::is_native)? else {
+    let policy = machine.policy()?;
+    let Request::Emulate(wish) = decide::decide(&evidence, policy, Arch::is_native)? else {
         return Ok(None);
     };
-    let emulator = emulator::find(arch, &policy, host)?;
-    let credentials = policy.credentials != Credentials::Never;
-    let needs = Needs { credentials, may_copy: true };
-    let not_shown = Some("there is no container");
-    Emulation::new(arch, emulator, &wish, needs, not_shown, (&policy, host)).map(Some)
+    let emulator = emulator::find(arch, policy, machine.host()?)?;
+    let setting = Setting {
+        scope: Scope::Private,
+        caller: machine.host()?.caller,
+        maps_our_root: false,
+        shows_none: Some("there is no container"),
+    };
+    Emulation::new(arch, emulator, &wish, &setting, true, machine).map(Some)
 }
 
 /// Fails where no emulator could run, whichever it is.

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 
+use crate::base::child;
 use crate::base::message::Call;
 use crate::container::places::Container;
 
@@ -25,7 +26,9 @@ pub(super) fn enter(container: &Container) -> Result<()> {
         .call(|| format!("setns into container {}", container.id))?;
     if container.enters_user_namespace {
         become_root()?;
-        forbid_tracing()?; // the change of ids put it back to the machine's default
+        // The change of ids has put both back.
+        forbid_tracing()?;
+        child::end_with_parent()?;
     }
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_CHROOT;
     rustix::thread::set_capabilities(

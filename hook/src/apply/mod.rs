@@ -1,7 +1,8 @@
-//! Makes a [`Plan`] true: enters the container's namespaces, mounts the binfmt_misc of its user
-//! namespace, registers the handlers. With [`room`] and [`register`], [`crate::apply::guard`] and [`crate::apply::sysctls`], the only module that changes kernel state.
+//! Makes a [`Plan`](crate::plan::Plan) true: a child process enters the container's namespaces, mounts the
+//! binfmt_misc of its user namespace, and registers the handlers. The only folder that changes kernel state.
 //!
-//! The process stays where it entered; it is to exit after [`apply`].
+//! The hook itself stays outside: what it tells the log is told with the caller's own credentials, and a
+//! container in which something hangs keeps nobody waiting for ever.
 
 pub mod detached;
 mod enter;
@@ -16,24 +17,27 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::mount::MountAttrFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::apply::register::ensure_free;
 use crate::apply::room::{Pins, Room};
 use crate::arch::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
 use crate::arch::{ARCHES, Arch};
-use crate::asked::request::Need;
+use crate::asked::evidence::Need;
+use crate::base::child;
 use crate::base::kernel;
 use crate::base::message::{self, Call};
 use crate::container::keep::Keep;
 use crate::container::mounts;
 use crate::container::places::{Container, EmulatorPlace, MountPoint};
-use crate::hook::{Carry, Form, Plan, Program};
 use crate::host::emulator::Emulator;
 use crate::host::instance::{BINFMT_MISC, Instance};
 use crate::host::scope::Scope;
+use crate::plan::{Carry, Form, Held, Work};
 
 use self::enter::enter;
 use self::files::{make_directories, show};
@@ -45,19 +49,26 @@ const INSTANCE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// What came of a plan.
-#[derive(Debug)]
+/// More than it ever takes, copies of emulators on a slow machine included.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// More than there is to tell of all handlers that anybody may have registered, in bytes.
+const ANSWER_MAX: u64 = 16 * 1024 * 1024;
+
+/// What came of a plan. The reasons are each in a line.
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Applied {
     /// It was carried out.
     Whole(Carried),
     /// Handlers that are there without it serve the container; with the reason why none is mounted.
     Inherited(String),
     /// Nothing that anybody could see was changed, for this reason.
-    Refused(anyhow::Error),
+    Refused(String),
+    /// It was begun, and not ended, for this reason: the container is not to be started.
+    Failed(String),
 }
 
 /// What became of the handlers that the mount would hide.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
     /// These are registered again.
     pub over: Vec<String>,
@@ -65,25 +76,40 @@ pub struct Carried {
     pub lost: Vec<String>,
 }
 
-/// Does what `plan` says.
+/// Does what `work` says, in a child process, and returns what came of it. Fails where it was not done in
+/// time, or nobody knows what was done.
+pub fn apply(work: &Work) -> Result<Applied> {
+    let answer = child::answer(PATIENCE, ANSWER_MAX, || {
+        let applied = inside(work).unwrap_or_else(|why| Applied::Failed(message::line(&why)));
+        serde_json::to_vec(&applied).unwrap_or_default()
+    });
+    let id = &work.container.id;
+    let answer = answer?.with_context(|| {
+        format!("container {id} could not be served within {} seconds", PATIENCE.as_secs())
+    })?;
+    serde_json::from_slice(&answer)
+        .with_context(|| format!("the process that was to serve container {id} has ended early"))
+}
+
+/// Does what `work` says, and stays where it has entered.
 ///
 /// What can be found wrong is found before the instance is made, since that alone hides the handlers
 /// of the namespaces above. If it fails after that, the container is not to be started: what it shows
 /// is in the container's mount namespace, which the runtime destroys with a container whose hook failed;
 /// handlers end with the last mount of their instance, and those in a shared one are what any
 /// other container would have registered.
-pub fn apply(plan: &Plan) -> Result<Applied> {
-    let container = &plan.container;
-    let Inside { place, mut pins } = match go_in(plan) {
-        Err(why) => return Ok(Applied::Refused(why)),
+fn inside(work: &Work) -> Result<Applied> {
+    let container = &work.container;
+    let Inside { place, mut pins } = match go_in(work) {
+        Err(why) => return Ok(Applied::Refused(message::line(&why))),
         Ok(inside) => inside,
     };
     // An old kernel, or a filter; but what was visible before is visible still.
-    let refused = |why| match &plan.visible {
-        Some(visible) if plan.is_served_by(visible) => Applied::Inherited(message::line(&why)),
-        _ => Applied::Refused(why),
+    let refused = |why| match &work.visible {
+        Some(visible) if work.plan.is_served_by(visible) => Applied::Inherited(message::line(&why)),
+        _ => Applied::Refused(message::line(&why)),
     };
-    let room = match pins.copy(copies(plan)).and_then(|()| Room::new(pins)) {
+    let room = match pins.copy(copies(work)).and_then(|()| Room::new(pins)) {
         Err(why) => return Ok(refused(why)),
         Ok(room) => room,
     };
@@ -92,19 +118,20 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         Ok(context) => context,
     };
     let instance = Instance::new(mount(&context, container)?)?;
-    let there = entries_in_the_way(plan, &instance)?;
-    if let Err(why) = ensure_free_for(plan, &instance, &there) {
+    let there = entries_in_the_way(work, &instance)?;
+    if let Err(why) = ensure_free_for(work, &instance, &there) {
         // Whoever did not ask for anything is content with any emulator.
-        let is_served = plan.need != Need::Asked && plan.is_served_by(&instance.visible()?);
+        let is_served =
+            work.plan.need != Need::Asked && work.plan.is_served_by(&instance.visible()?);
         return Ok(if is_served {
             Applied::Inherited(message::line(&why))
         } else {
-            Applied::Refused(why)
+            Applied::Refused(message::line(&why))
         });
     }
     room.enter()?;
-    let carried = carry_over(&instance, &there, plan)?;
-    let registered = plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
+    let carried = carry_over(&instance, &there, work)?;
+    let registered = work.plan.emulations.iter().try_for_each(|e| instance.register(&e.handler));
     let attached = registered.and_then(|()| {
         if let Some(namespace) = &room.left {
             mounts::enter_again(namespace, "container")?;
@@ -112,7 +139,7 @@ pub fn apply(plan: &Plan) -> Result<Applied> {
         attach(&instance, container, &place)
     });
     // Even if that failed: the instance hides the others' handlers.
-    let kept = match &plan.keep {
+    let kept = match &work.keep {
         Some(keep) if !carried.over.is_empty() => keep_alive(keep, &instance, container),
         _ => Ok(()),
     };
@@ -128,11 +155,11 @@ struct Inside {
 }
 
 /// Enters the container, and shows it the emulators.
-fn go_in(plan: &Plan) -> Result<Inside> {
-    let container = &plan.container;
-    let shown = clones(plan)?;
+fn go_in(work: &Work) -> Result<Inside> {
+    let container = &work.container;
+    let shown = clones(work)?;
     let mut pins = Pins::none()?;
-    files(plan).try_for_each(|(name, file)| pins.hold(name, file))?;
+    files(work).try_for_each(|(name, file)| pins.hold(name, file))?;
     enter(container)?;
     if let EmulatorPlace::Dev(dev) = &container.emulator_place {
         show(dev, Path::new("/dev"), &shown)?;
@@ -149,8 +176,8 @@ fn go_in(plan: &Plan) -> Result<Inside> {
 
 /// For each emulator, by the path where it is to be seen: a clone of its mount. Made on the host's side,
 /// from the descriptor that was checked.
-fn clones(plan: &Plan) -> Result<BTreeMap<PathBuf, OwnedFd>> {
-    shown(plan)
+fn clones(work: &Work) -> Result<BTreeMap<PathBuf, OwnedFd>> {
+    shown(work)
         .map(|(path, emulator)| {
             let clone = detached::inert_clone_of(&emulator.file)
                 .call(|| format!("clone {}", path.display()))?;
@@ -160,18 +187,18 @@ fn clones(plan: &Plan) -> Result<BTreeMap<PathBuf, OwnedFd>> {
 }
 
 /// The emulators that are to be seen in the container, by their paths there.
-fn shown(plan: &Plan) -> impl Iterator<Item = (PathBuf, &Emulator)> {
-    let shown = plan.emulations.iter().filter(|emulation| emulation.not_shown.is_none());
+fn shown(work: &Work) -> impl Iterator<Item = (PathBuf, &Emulator)> {
+    let shown = work.plan.emulations.iter().filter(|emulation| emulation.not_shown.is_none());
     shown.map(|emulation| (visible_path(&emulation.emulator.path), &emulation.emulator))
 }
 
 /// The files that handlers are to hold, by what is registered: ours come last.
-fn files(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
-    let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
-        Program::File(file) => Some((&*entry.interpreter, file)),
-        Program::Copy(_) => None,
+fn files(work: &Work) -> impl Iterator<Item = (&Path, &File)> {
+    let others = work.carries.iter().filter_map(|Carry { entry, holds }| match holds {
+        Held::File(file) => Some((&*entry.interpreter, file)),
+        Held::Copy(_) => None,
     });
-    let ours = plan.emulations.iter().filter_map(|emulation| {
+    let ours = work.plan.emulations.iter().filter_map(|emulation| {
         let interpreter = &*emulation.handler.interpreter;
         emulation.held().map(|file| (interpreter, file))
     });
@@ -179,13 +206,13 @@ fn files(plan: &Plan) -> impl Iterator<Item = (&Path, &File)> {
 }
 
 /// The emulators of which handlers are to hold copies, by what is registered: ours come last.
-fn copies(plan: &Plan) -> BTreeMap<&Path, &Emulator> {
-    let others = plan.carries.iter().filter_map(|Carry { entry, program }| match program {
-        Program::Copy(emulator) => Some((&*entry.interpreter, emulator)),
-        Program::File(_) => None,
+fn copies(work: &Work) -> BTreeMap<&Path, &Emulator> {
+    let others = work.carries.iter().filter_map(|Carry { entry, holds }| match holds {
+        Held::Copy(emulator) => Some((&*entry.interpreter, emulator)),
+        Held::File(_) => None,
     });
     let ours =
-        plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
+        work.plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
     others.chain(ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator))).collect()
 }
 
@@ -220,33 +247,33 @@ fn attach(instance: &Instance, container: &Container, place: &OwnedFd) -> Result
 
 /// What is in the instance already. Nothing, where nobody cares: in a namespace that is the container's
 /// alone, with nothing to be carried over.
-fn entries_in_the_way(plan: &Plan, instance: &Instance) -> Result<Vec<Entry>> {
-    if plan.container.scope != Scope::Shared && plan.carries.is_empty() {
+fn entries_in_the_way(work: &Work, instance: &Instance) -> Result<Vec<Entry>> {
+    if work.container.setting.scope != Scope::Shared && work.carries.is_empty() {
         return Ok(Vec::new());
     }
     instance.entries()
 }
 
 /// Fails, before anything is added, where what is `there` in the instance already is in our way.
-fn ensure_free_for(plan: &Plan, instance: &Instance, there: &[Entry]) -> Result<()> {
-    if plan.container.scope != Scope::Shared {
+fn ensure_free_for(work: &Work, instance: &Instance, there: &[Entry]) -> Result<()> {
+    if work.container.setting.scope != Scope::Shared {
         return Ok(());
     }
     instance.ensure_on()?;
-    plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
+    work.plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
 }
 
 /// Registers again what would be hidden otherwise, the oldest first, so that the order stays.
 ///
 /// Not where the instance is the visible one, and never in front of what is `there` for the same
 /// programs.
-fn carry_over(instance: &Instance, there: &[Entry], plan: &Plan) -> Result<Carried> {
+fn carry_over(instance: &Instance, there: &[Entry], work: &Work) -> Result<Carried> {
     let device = instance.device()?;
-    if plan.visible.as_ref().is_some_and(|visible| visible.device == device) {
+    if work.visible.as_ref().is_some_and(|visible| visible.device == device) {
         return Ok(Carried::default());
     }
-    let mut carried = Carried { lost: plan.lost.clone(), ..Carried::default() };
-    for Carry { entry, .. } in plan.carries.iter().rev() {
+    let mut carried = Carried { lost: work.lost.clone(), ..Carried::default() };
+    for Carry { entry, .. } in work.carries.iter().rev() {
         let taken = |arch: &Arch| entry.serves(arch) && serving(there, arch).is_some();
         if there.iter().all(|other| other.name != entry.name) && ARCHES.iter().any(taken) {
             continue;

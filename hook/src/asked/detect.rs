@@ -7,21 +7,18 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, FsWord, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
-use rustix::process::{Signal, WaitOptions};
 
 use crate::arch::{self, Arch};
 use crate::asked::oci::Command;
-use crate::base::kernel;
+use crate::base::child;
 use crate::base::lookup;
 use crate::base::mount_id::mount_id;
 
@@ -52,9 +49,9 @@ const USUAL: [&str; 14] = [
 ];
 /// A file system that does not answer must not keep a container from starting, or failing, by
 /// itself.
-const PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
+pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Longer than any name and path (`PATH_MAX`).
-const LINE_MAX: u64 = 8 * 1024;
+pub const LINE_MAX: u64 = 8 * 1024;
 /// File systems that need nobody else in order to answer (linux/magic.h): overlayfs, tmpfs, ext4,
 /// XFS, Btrfs. Where what they lie on does not answer, the container could not be started either.
 const PROMPT: [FsWord; 5] = [0x794c_7630, 0x0102_1994, 0xef53, 0x5846_5342, 0x9123_683e];
@@ -88,33 +85,7 @@ pub fn detect(root: BorrowedFd, command: &Command) -> Option<Detected> {
     }
     root.stays_on_mount = false;
     let look = || detect_in(&root, command).map(|detected| detected.to_line()).unwrap_or_default();
-    Detected::from_line(&patiently(look)?)
-}
-
-/// What `look` finds, up to 8 KiB of it; `None` if that takes longer than three seconds.
-///
-/// In a child process, which can be killed where a thread could not: and a process with two threads
-/// cannot enter a user namespace.
-pub fn patiently(look: impl FnOnce() -> Vec<u8>) -> Option<Vec<u8>> {
-    let (answer, sender) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
-    let Some(child) = kernel::fork().ok()? else {
-        // Who waits until our standard streams are closed must not wait for what hangs.
-        leave_standard_streams();
-        let _ = File::from(sender).write_all(&look());
-        std::process::exit(0);
-    };
-    drop(sender);
-    let mut fds = [PollFd::new(&answer, PollFlags::IN)];
-    let answered = rustix::event::poll(&mut fds, Some(&PATIENCE)).is_ok_and(|ready| ready > 0);
-    let mut line = Vec::new();
-    if answered {
-        let _ = File::from(answer).take(LINE_MAX).read_to_end(&mut line);
-    } else {
-        let _ = rustix::process::kill_process(child, Signal::KILL);
-    }
-    // What hangs may do so even now; it is then nobody's child when we end.
-    let _ = rustix::process::waitpid(Some(child), WaitOptions::NOHANG);
-    answered.then_some(line)
+    Detected::from_line(&child::answer(PATIENCE, LINE_MAX, look).ok()??)
 }
 
 fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
@@ -138,14 +109,6 @@ fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
         .filter_map(follow)
         .find(tells)
         .map(|found| found.detected(false))
-}
-
-fn leave_standard_streams() {
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
 }
 
 impl Detected {

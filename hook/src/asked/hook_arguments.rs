@@ -2,14 +2,16 @@
 //! ask for. Pure.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::arch::{self, Arch};
 use crate::asked::bound::Bound;
+use crate::asked::oci::{Config, Hooks};
 
 /// What `create-runtime` has to do for a container that `precreate` has changed, or that was given a
 /// device. It travels as arguments of the hook in config.json, where no image can put anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Orders {
+pub struct HookArguments {
     /// Whether the container's root is the owner of the engine's files: every id is itself.
     pub owns_host_files: bool,
     /// What of the machine's is bound where the container was to have its own.
@@ -23,7 +25,7 @@ pub struct Orders {
     pub devices: Vec<&'static Arch>,
 }
 
-impl Orders {
+impl HookArguments {
     const OWNS_HOST_FILES: &str = "--owns-host-files";
     const ENTERS_NETWORK: &str = "--enters-network";
     const BOUND: &str = "--bound=";
@@ -47,6 +49,15 @@ impl Orders {
             .flat_map(|(key, value)| [Self::SYSCTL.to_owned(), key.clone(), value.clone()]);
         let devices = self.devices.iter().map(|arch| format!("{}{}", Self::ARCH, arch.name));
         flags.chain(bound).chain(sysctls).chain(devices).collect()
+    }
+
+    /// What our hook is given in a container's `config`, by whoever made that: the engine, for a CDI device,
+    /// and `precreate`. The default where it is not there, or given anything else.
+    #[must_use]
+    pub fn of_config(config: &Config) -> Self {
+        let lines = config.hooks.iter().flat_map(Hooks::command_lines);
+        let ours: Vec<&str> = lines.filter_map(of_our_hook).flatten().map(String::as_str).collect();
+        Self::from_arguments(&ours).unwrap_or_default()
     }
 
     /// Understands the arguments of `create-runtime`. `None` if one is not understood.
@@ -77,6 +88,18 @@ impl Orders {
     }
 }
 
+/// The arguments of `create-runtime` in this command line, if it is our hook's, possibly started by another
+/// program.
+#[must_use]
+pub fn of_our_hook(command_line: &[String]) -> Option<&[String]> {
+    let is_ours = |pair: &[String]| {
+        Path::new(&pair[0]).file_name().is_some_and(|name| name == "toolbx-arch-hook")
+            && ["create-runtime", "prestart"].contains(&&*pair[1])
+    };
+    let at = command_line.windows(2).position(is_ours)?;
+    Some(&command_line[at + 2..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,7 +107,7 @@ mod tests {
     #[test]
     fn arguments_are_understood_as_they_were_made() {
         let sysctls = [("net.a", "1 2"), ("net.b=c", "x=y"), ("net.c", "--sysctl")];
-        let orders = Orders {
+        let orders = HookArguments {
             owns_host_files: true,
             bound: vec![Bound::Proc, Bound::Sysfs],
             enters_network: true,
@@ -93,8 +116,8 @@ mod tests {
         };
         let arguments = orders.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        assert_eq!(Orders::from_arguments(&arguments), Some(orders));
-        assert_eq!(Orders::from_arguments(&[]), Some(Orders::default()));
+        assert_eq!(HookArguments::from_arguments(&arguments), Some(orders));
+        assert_eq!(HookArguments::from_arguments(&[]), Some(HookArguments::default()));
         for wrong in [
             "--sysctl",
             "--sysctl=net.a",
@@ -103,14 +126,15 @@ mod tests {
             "--bound=tmpfs",
             "x",
         ] {
-            assert_eq!(Orders::from_arguments(&[wrong]), None, "{wrong}");
+            assert_eq!(HookArguments::from_arguments(&[wrong]), None, "{wrong}");
         }
-        assert_eq!(Orders::from_arguments(&["--sysctl", "net.a"]), None);
+        assert_eq!(HookArguments::from_arguments(&["--sysctl", "net.a"]), None);
     }
 
     #[test]
     fn a_device_that_is_given_twice_asks_once() {
-        let orders = Orders::from_arguments(&["--arch=arm64", "--arch=s390x", "--arch=aarch64"]);
+        let orders =
+            HookArguments::from_arguments(&["--arch=arm64", "--arch=s390x", "--arch=aarch64"]);
         assert_eq!(orders.unwrap().devices, ["arm64", "s390x"].map(|n| arch::find(n).unwrap()));
     }
 }

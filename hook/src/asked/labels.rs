@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::arch::Arch;
+use crate::asked::annotations;
 use crate::asked::sqlite::{self, Query};
-use crate::host::policy::{Annotation, Policy};
 use crate::host::trust::Host;
 
 /// Larger files of the storage are not read: that would take more time than there is.
@@ -36,19 +37,20 @@ pub struct Label {
     pub value: String,
 }
 
-/// The label of the container whose bundle, on `host`, is `bundle`, or else of its image. `None` also where
-/// another engine than Podman or Buildah made the bundle, and where the policy lets no such annotation
-/// decide.
-#[must_use]
-pub fn find(bundle: &Path, host: &Host) -> Option<Label> {
-    listened_to(find_by(&trusted(host), bundle)?, host)
+impl Label {
+    /// The architectures that it names. `None` where it cannot be understood: it may be meant for somebody
+    /// else.
+    #[must_use]
+    pub fn named(&self) -> Option<Vec<&'static Arch>> {
+        annotations::parse(self.source, &self.value).ok()
+    }
 }
 
-/// The label, if the policy lets it decide.
+/// The label of the container whose bundle, on `host`, is `bundle`, or else of its image. `None` also where
+/// another engine than Podman or Buildah made the bundle.
 #[must_use]
-pub fn listened_to(label: Label, host: &Host) -> Option<Label> {
-    let policy = Policy::load(host).ok()?;
-    policy.annotations.contains(&Annotation::Toolbox).then_some(label)
+pub fn find(bundle: &Path, host: &Host) -> Option<Label> {
+    find_by(&trusted(host), bundle)
 }
 
 fn find_by(open: &Open, bundle: &Path) -> Option<Label> {

@@ -2,11 +2,13 @@
 
 pub mod annotations;
 pub mod bound;
+pub mod decide;
 pub mod detect;
+pub mod evidence;
 pub mod hook_arguments;
 pub mod idmap;
 pub mod labels;
 pub mod oci;
-pub mod request;
+pub mod runtime;
 pub mod sqlite;
 pub mod toolbx;

@@ -6,11 +6,9 @@
 //! few fields are declared here.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -19,6 +17,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::asked::annotations;
+use crate::asked::idmap::IdMapping;
+use crate::asked::runtime;
 
 /// Engines refuse an image manifest of more than 4 MiB, and its annotations, escaped once more,
 /// are the largest thing that can legitimately be in a state.
@@ -119,11 +119,39 @@ pub struct Config {
     /// The part for Linux.
     pub linux: Option<Linux>,
     /// What the container begins with.
-    #[serde(rename = "process", default, deserialize_with = "if_understood")]
+    #[serde(rename = "process", default)]
     pub command: Option<Command>,
     /// The same as the state's.
     #[serde(default, deserialize_with = "our_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// Those that the engine has put there for a container or one of its CDI devices.
+    #[serde(default)]
+    pub hooks: Option<Hooks>,
+}
+
+/// config.json's `hooks`, of the stages that are ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Hooks {
+    /// Stage `createRuntime`.
+    #[serde(rename = "createRuntime", default, deserialize_with = "or_default")]
+    create_runtime: Vec<Hook>,
+    /// Stage `prestart`, for runtimes that know only that.
+    #[serde(default, deserialize_with = "or_default")]
+    prestart: Vec<Hook>,
+}
+
+impl Hooks {
+    /// The command line of each.
+    pub fn command_lines(&self) -> impl Iterator<Item = &[String]> {
+        self.create_runtime.iter().chain(&self.prestart).map(|hook| &*hook.args)
+    }
+}
+
+/// A hook.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct Hook {
+    #[serde(default, deserialize_with = "or_default")]
+    args: Vec<String>,
 }
 
 /// Of config.json's `process`, what decides which file is executed.
@@ -140,13 +168,9 @@ pub struct Command {
     pub cwd: PathBuf,
 }
 
-/// A member that is not what it should be counts as missing: the runtime will say so. Of JSON that is read
-/// from memory.
-pub fn if_understood<'de, D: Deserializer<'de>, T: DeserializeOwned>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    let text = <&RawValue>::deserialize(deserializer)?;
-    Ok(serde_json::from_str(text.get()).ok())
+/// The member `name`, if it can be understood.
+fn understood<T: DeserializeOwned>(members: &BTreeMap<String, &RawValue>, name: &str) -> Option<T> {
+    serde_json::from_str(members.get(name)?.get()).ok()
 }
 
 /// A member that is null counts as missing.
@@ -178,6 +202,12 @@ pub struct Mount {
 pub struct Linux {
     /// The namespaces that the container gets or joins.
     pub namespaces: Option<Vec<Namespace>>,
+    /// Who is who in a user namespace that is made for it.
+    #[serde(rename = "uidMappings")]
+    pub uid_mappings: Option<Vec<IdMapping>>,
+    /// The container's cgroup.
+    #[serde(rename = "cgroupsPath")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// One of config.json's `namespaces`.
@@ -191,9 +221,30 @@ pub struct Namespace {
 }
 
 impl Config {
-    /// Understands a config.json.
+    /// Understands a config.json. A member that is not what it should be counts as missing: the runtime
+    /// will say so. Fails where it is no JSON object.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        serde_json::from_slice(text).map_err(|error| anyhow!("{error}"))
+        // serde would take a list for an object with its values in order.
+        ensure!(text.trim_ascii_start().starts_with(b"{"), "it is no object");
+        match serde_json::from_slice(text) {
+            Err(error) if error.is_data() => Self::parse_by_member(text),
+            config => config,
+        }
+        .map_err(|error| anyhow!("{error}"))
+    }
+
+    fn parse_by_member(text: &[u8]) -> serde_json::Result<Self> {
+        let members: BTreeMap<String, &RawValue> = serde_json::from_slice(text)?;
+        Ok(Self {
+            root: understood(&members, "root"),
+            mounts: understood(&members, "mounts"),
+            linux: understood(&members, "linux"),
+            command: understood(&members, "process"),
+            annotations: members.get("annotations").and_then(|text| {
+                our_annotations(&mut serde_json::Deserializer::from_str(text.get())).ok()?
+            }),
+            hooks: understood(&members, "hooks"),
+        })
     }
 
     /// Whether the container's user namespace is made for it alone.
@@ -240,7 +291,7 @@ impl Bundle {
                 state.id
             )
         })?;
-        if let Some(path) = bundle_argument(&runtime())
+        if let Some(path) = runtime::bundle_argument(&runtime())
             && let Some(bundle) = Self::read(path)?
             && bundle.rootfs().as_ref() == Some(root)
         {
@@ -259,42 +310,6 @@ impl Bundle {
     pub fn rootfs(&self) -> Option<PathBuf> {
         self.config.root.as_ref().map(|root| self.path.join(&root.path))
     }
-}
-
-/// The absolute directory that a runtime's command line, as in /proc/PID/cmdline, gives with
-/// `--bundle` or `-b`.
-fn bundle_argument(cmdline: &[u8]) -> Option<&Path> {
-    let mut arguments = cmdline.split(|byte| *byte == 0);
-    let path = loop {
-        match arguments.next()? {
-            b"--bundle" | b"-b" => break arguments.next()?,
-            argument => {
-                if let Some(path) = argument.strip_prefix(b"--bundle=") {
-                    break path;
-                }
-            }
-        }
-    };
-    let path = Path::new(OsStr::from_bytes(path));
-    path.is_absolute().then_some(path)
-}
-
-/// Whether the runtime can execute a program in a container that has a network namespace from
-/// outside its user namespace. By its command line, as in /proc/PID/cmdline, and the version of the
-/// runtime specification that it was built for.
-///
-/// runc enters namespaces in an order that makes it possible since 1.3.0 (its "two-stage join for
-/// setns"), whose specification is 1.2.1; runc 1.2 was built for 1.2.0. crun always could. A runc of
-/// another name is taken for a runtime that can.
-#[must_use]
-pub fn can_exec_into_foreign_network(cmdline: &[u8], oci_version: &str) -> bool {
-    let program = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();
-    let is_runc = Path::new(OsStr::from_bytes(program)).file_name().is_some_and(|n| n == "runc");
-    let mut numbers = oci_version
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|number| number.parse::<u32>().unwrap_or(0));
-    let version: [u32; 3] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
-    !is_runc || version >= [1, 2, 1]
 }
 
 /// The config.json in the directory `bundle`; `None` if it has none.

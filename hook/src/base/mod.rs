@@ -1,5 +1,6 @@
 //! What has no idea of containers.
 
+pub mod child;
 pub mod kernel;
 pub mod lookup;
 pub mod members;

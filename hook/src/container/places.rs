@@ -6,21 +6,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FileType, FsWord, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
+use rustix::fs::{FileType, FsWord, PROC_SUPER_MAGIC};
 
 use crate::asked::bound::Bound;
-use crate::asked::hook_arguments::Orders;
+use crate::asked::hook_arguments::HookArguments;
 use crate::asked::oci::{Bundle, State};
 use crate::asked::toolbx;
-use crate::base::lookup::{self, location};
+use crate::base::lookup;
 use crate::base::message::Call;
+use crate::container::created::Place;
 use crate::container::mounts::{Mount, Mounts};
 use crate::container::process::Process;
-use crate::host::emulator::Emulator;
+use crate::container::setting::Setting;
 use crate::host::instance::BINFMTFS_MAGIC;
 use crate::host::policy::Policy;
 use crate::host::scope::Scope;
-use crate::host::trust::{Caller, Host};
+use crate::host::trust::Host;
 
 /// File system types, as `fstatfs` names them (include/uapi/linux/magic.h).
 const AUTOFS_SUPER_MAGIC: FsWord = 0x0187;
@@ -36,18 +37,14 @@ pub struct Container {
     pub rootfs: OwnedFd,
     /// Whether its user namespace is another than ours.
     pub enters_user_namespace: bool,
-    /// Whose instance it uses.
-    pub scope: Scope,
+    /// What matters to emulators.
+    pub setting: Setting,
     /// Where binfmt_misc is to be mounted.
     pub mount_point: MountPoint,
     /// Whether a program in it mounts binfmt_misc itself, so that ours must not be seen there.
     pub mounts_itself: bool,
     /// Where its emulators go.
     pub emulator_place: EmulatorPlace,
-    /// Whether uid 0 of our user namespace is somebody in its.
-    maps_our_root: bool,
-    /// Whose uid 0 that is.
-    caller: Caller,
 }
 
 /// Where a container's binfmt_misc is to be mounted.
@@ -68,15 +65,14 @@ pub enum EmulatorPlace {
     Nowhere(&'static str),
 }
 
-/// Where a container is, as it was found once.
-#[derive(Debug)]
-pub struct Place {
-    /// Its bundle.
-    pub bundle: Bundle,
-    /// The process that will become its first.
-    pub process: Process,
-    /// The directory that will become its root ([`open_rootfs`]).
-    pub rootfs: OwnedFd,
+impl EmulatorPlace {
+    /// Why they are not shown, if so.
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Dev(_) => None,
+            Self::Nowhere(why) => Some(why),
+        }
+    }
 }
 
 impl Container {
@@ -89,7 +85,7 @@ impl Container {
         place: Place,
         scope: Scope,
         state: &State,
-        orders: &Orders,
+        orders: &HookArguments,
         policy: &Policy,
         host: &Host,
     ) -> Result<Self> {
@@ -103,44 +99,23 @@ impl Container {
         let enters_user_namespace = process.user_namespace()? != host.user_namespace;
         let maps_our_root = !enters_user_namespace || process.maps_uid(0)?;
         process.ensure_alive()?;
+        let setting = Setting {
+            scope,
+            caller: host.caller,
+            maps_our_root,
+            shows_none: emulator_place.reason(),
+        };
         Ok(Self {
             id: state.id.clone(),
             enters_user_namespace,
-            scope,
+            setting,
             mount_point,
             mounts_itself: bundle.config.command.as_ref().is_some_and(toolbx::is_toolbx),
             emulator_place,
-            maps_our_root,
-            caller: host.caller,
             process,
             rootfs,
         })
     }
-
-    /// Whether somebody in the container is the machine's root as far as files go.
-    #[must_use]
-    pub fn has_hosts_root(&self) -> bool {
-        self.caller == Caller::Root && self.maps_our_root
-    }
-
-    /// Whether somebody in the container owns the emulator's file. Then it is not shown: with
-    /// `CAP_SYS_ADMIN` they could make the mount writable, and change the host's file.
-    ///
-    /// A trusted emulator belongs to uid 0 of our namespace, or to somebody who is not in it.
-    #[must_use]
-    pub fn maps_owner_of(&self, emulator: &Emulator) -> bool {
-        self.maps_our_root && emulator.belongs_to_root
-    }
-}
-
-/// Opens the directory that will become the container's root, in its mount namespace.
-pub fn open_rootfs(process: &Process, state: &State, bundle: &Bundle) -> Result<OwnedFd> {
-    let path = bundle.rootfs().or_else(|| state.root.clone()).with_context(|| {
-        format!("container {}: neither config.json nor the state names its rootfs", state.id)
-    })?;
-    let root = process.open_path("root")?;
-    location(&root, &path, OFlags::DIRECTORY, ResolveFlags::IN_ROOT)
-        .call(|| format!("openat2 {}, the rootfs of container {}", path.display(), state.id))
 }
 
 /// Opens the place where binfmt_misc is to be mounted, and makes sure that it is one. The machine's own
@@ -196,11 +171,8 @@ fn emulator_place(
     policy: &Policy,
     is_own_dev: impl FnOnce(&OwnedFd) -> Result<bool>,
 ) -> EmulatorPlace {
-    if !policy.inject {
-        return EmulatorPlace::Nowhere("the policy says so");
-    }
-    if !bundle.config.has_own_dev() {
-        return EmulatorPlace::Nowhere("the container's /dev is not a tmpfs of its own");
+    if let Some(why) = Setting::shows_none(policy, bundle.config.has_own_dev()) {
+        return EmulatorPlace::Nowhere(why);
     }
     let Ok(dev) = lookup::plain_location(rootfs, "dev") else {
         return EmulatorPlace::Nowhere("the container's /dev is not a plain directory");

@@ -4,6 +4,7 @@
 pub mod emulator;
 pub mod instance;
 pub mod launcher;
+pub mod machine;
 pub mod native;
 pub mod policy;
 pub mod prepared;

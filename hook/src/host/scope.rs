@@ -1,10 +1,13 @@
 //! Whose binfmt_misc instance a container uses.
 
+use serde::Serialize;
+
 use crate::base::namespace::Namespace;
 use crate::host::trust::Caller;
 
 /// Whose instance it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// A user namespace of this container alone.
     Private,

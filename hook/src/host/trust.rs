@@ -6,7 +6,7 @@
 //! once, relative to the one before, so that what was checked is what is used. A directory that was
 //! looked at is not looked at again: most paths have the same ones.
 
-use std::cell::{LazyCell, RefCell};
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -62,23 +62,6 @@ pub struct Host {
     /// The user namespace that it is in.
     pub user_namespace: Namespace,
     root: Rc<Directory>,
-}
-
-/// The host, which is looked at only if something depends on it.
-#[derive(Debug)]
-pub struct LazyHost(LazyCell<Result<Host>>);
-
-impl Default for LazyHost {
-    fn default() -> Self {
-        Self(LazyCell::new(Host::current))
-    }
-}
-
-impl LazyHost {
-    /// The host; looked at by the first call, whose failure every later one repeats.
-    pub fn get(&self) -> Result<&Host> {
-        self.0.as_ref().map_err(|why| anyhow!("{why:#}"))
-    }
 }
 
 /// A directory of the host.

@@ -12,7 +12,7 @@ use crate::base::message::shown;
 
 /// An element of config.json's `linux.devices`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Device {
+pub(super) struct Device {
     /// Where the container is to have it.
     pub path: PathBuf,
     /// `c` and `u` for a character device, `b` for a block device, `p` for a FIFO.
@@ -39,7 +39,7 @@ impl Device {
 /// it does. Runtimes bind what is at the same path, whatever that is.
 ///
 /// Fails on a device that has no node there.
-pub fn elsewhere(devices: &[Device]) -> Result<BTreeMap<PathBuf, PathBuf>> {
+pub(super) fn elsewhere(devices: &[Device]) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let is_at_its_path =
         |device: &Device| std::fs::metadata(&device.path).is_ok_and(|node| device.is(&node));
     let mut missing: Vec<_> = devices.iter().filter(|device| device.kind != "p").collect();

@@ -12,41 +12,41 @@ use serde_json::value::RawValue;
 
 /// An object, its members as text.
 #[derive(Debug, Clone, Default)]
-pub struct Object<'a> {
+pub(super) struct Object<'a> {
     members: Vec<(String, Cow<'a, RawValue>)>,
 }
 
 impl<'a> Object<'a> {
     /// Understands `text`. Fails where it is no object, or names a member twice.
-    pub fn parse(text: &'a str) -> Result<Self> {
+    pub(super) fn parse(text: &'a str) -> Result<Self> {
         serde_json::from_str(text).map_err(|error| anyhow!("{error}"))
     }
 
     /// The text of the member `key`. A member that is null counts as missing.
     #[must_use]
-    pub fn text(&self, key: &str) -> Option<&str> {
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
         let (_, value) = self.members.iter().find(|(name, _)| name == key)?;
         Some(value.get()).filter(|text| *text != "null")
     }
 
     /// The member `key`, which is an object; an empty one if it is missing.
-    pub fn object(&self, key: &str) -> Result<Object<'_>> {
+    pub(super) fn object(&self, key: &str) -> Result<Object<'_>> {
         self.text(key).map_or_else(|| Ok(Object::default()), Object::parse).context(key.to_owned())
     }
 
     /// The elements of the member `key`, which is a list; none if it is missing.
-    pub fn list(&self, key: &str) -> Result<Vec<Box<RawValue>>> {
+    pub(super) fn list(&self, key: &str) -> Result<Vec<Box<RawValue>>> {
         self.read(key).map(Option::unwrap_or_default)
     }
 
     /// The member `key` as a value, if it is there.
-    pub fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+    pub(super) fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let read = self.text(key).map(serde_json::from_str).transpose();
         read.map_err(|error| anyhow!("{key}: {error}"))
     }
 
     /// Gives the member `key` this value, in its place if it is there, at the end if not.
-    pub fn set(&mut self, key: &str, value: &impl Serialize) -> Result<()> {
+    pub(super) fn set(&mut self, key: &str, value: &impl Serialize) -> Result<()> {
         let value = Cow::Owned(serde_json::value::to_raw_value(value)?);
         match self.members.iter_mut().find(|(name, _)| name == key) {
             Some(member) => member.1 = value,
@@ -56,7 +56,7 @@ impl<'a> Object<'a> {
     }
 
     /// Leaves only the members whose keys are to be kept.
-    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+    pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.members.retain(|(key, _)| keep(key));
     }
 }

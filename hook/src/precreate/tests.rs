@@ -1,4 +1,11 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
 use super::*;
+use crate::asked::bound::Bound;
+use crate::asked::idmap::IdMapping;
+use crate::precreate::rewrite::{PORT_START, Rewrite};
 
 /// What Podman hands to the stage, as far as it matters here.
 fn podman() -> serde_json::Value {
@@ -40,12 +47,12 @@ fn engine() -> Engine {
 }
 
 fn planned(config: &Value) -> Result<Rewrite> {
-    plan(&serde_json::from_value(config.clone()).unwrap(), &engine())
+    rewrite::plan(&serde_json::from_value(config.clone()).unwrap(), &engine())
 }
 
 /// `config` as it would go to the runtime.
 fn rewritten(config: &Value) -> Value {
-    let text = apply(&config.to_string(), &planned(config).unwrap()).unwrap();
+    let text = edit::apply(&config.to_string(), &planned(config).unwrap()).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -132,9 +139,11 @@ fn devices_of_another_name_are_bound() {
     let mut config = podman();
     config["linux"]["devices"] = json!([device("/dev/null"), device("/dev/word")]);
     let devices = [("/dev/word".into(), "/dev/null".into())].into();
-    let rewrite =
-        plan(&serde_json::from_value(config.clone()).unwrap(), &Engine { devices, ..engine() });
-    let text = apply(&config.to_string(), &rewrite.unwrap()).unwrap();
+    let rewrite = rewrite::plan(
+        &serde_json::from_value(config.clone()).unwrap(),
+        &Engine { devices, ..engine() },
+    );
+    let text = edit::apply(&config.to_string(), &rewrite.unwrap()).unwrap();
     let config: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["linux"]["devices"], json!([device("/dev/null")]));
     assert_eq!(
@@ -149,14 +158,17 @@ fn namespaces_of_others() {
     // The host's network: no sysctl may be set there, and ports are out of reach.
     let host = planned(&with_namespace("network", Way::Shares)).unwrap();
     let bound = vec![Bound::Sysfs];
-    assert_eq!(host.orders, Orders { owns_host_files: true, bound, ..Orders::default() });
+    assert_eq!(
+        host.left,
+        HookArguments { owns_host_files: true, bound, ..HookArguments::default() }
+    );
     assert!(host.warnings[0].contains("ports below 1024"), "{host:?}");
     // Another container's, or one that the user made: only what was asked for.
     for path in
         ["/proc/7/ns/net", "/run/netns/netns-web", "/x/netns-0c6d8a6e-1b1f-4f0e-9a4c-2f3a4b5c6d7e"]
     {
         let joined = planned(&with_namespace("network", Way::Joins(path))).unwrap();
-        assert_eq!(joined.orders.sysctls.keys().collect::<Vec<_>>(), ["net.ipv4.ping_group_range"]);
+        assert_eq!(joined.left.sysctls.keys().collect::<Vec<_>>(), ["net.ipv4.ping_group_range"]);
         assert!(joined.warnings[0].contains("--sysctl"), "{joined:?}");
     }
     for way in [Way::Shares, Way::Joins("/proc/7/ns/ipc")] {
@@ -187,10 +199,10 @@ fn namespaces_of_others() {
 fn the_users_own_port_start_comes_first_and_needs_the_capability() {
     let mut config = podman();
     config["linux"]["sysctl"][PORT_START] = "80".into();
-    assert_eq!(planned(&config).unwrap().orders.sysctls[PORT_START], "80");
+    assert_eq!(planned(&config).unwrap().left.sysctls[PORT_START], "80");
     config = podman();
     config["process"] = Value::Null;
-    assert!(!planned(&config).unwrap().orders.sysctls.contains_key(PORT_START));
+    assert!(!planned(&config).unwrap().left.sysctls.contains_key(PORT_START));
 }
 
 #[test]
@@ -207,7 +219,7 @@ fn rights_that_are_lost_are_named() {
     config["process"]["capabilities"]["bounding"] =
         json!(["CAP_NET_ADMIN", "CAP_MKNOD", "CAP_NET_BIND_SERVICE"]);
     let rootless = Engine { scope: Scope::Shared, ..engine() };
-    let rewrite = plan(&serde_json::from_value(config).unwrap(), &rootless).unwrap();
+    let rewrite = rewrite::plan(&serde_json::from_value(config).unwrap(), &rootless).unwrap();
     assert_eq!(rewrite.warnings, [""; 0]);
 }
 
@@ -216,9 +228,9 @@ fn everything_else_survives() {
     let text = r#"{"x" : 1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"}]},
         "hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime"]}]},
         "mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#;
-    let rewrite = plan(&serde_json::from_str(text).unwrap(), &engine()).unwrap();
+    let rewrite = rewrite::plan(&serde_json::from_str(text).unwrap(), &engine()).unwrap();
     assert_eq!(
-        apply(text, &rewrite).unwrap(),
+        edit::apply(text, &rewrite).unwrap(),
         r#"{"x":1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"},{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":4294967294}],"gidMappings":[{"containerID":0,"hostID":0,"size":1000},{"containerID":1000,"hostID":1000,"size":10}]},"hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime","--owns-host-files"]}]},"mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#
     );
 }
@@ -228,7 +240,7 @@ fn without_the_hook_that_does_the_rest_it_is_refused() {
     let mut config = podman();
     config["hooks"]["createRuntime"][0]["args"][1] = "list".into();
     let rewrite = planned(&config).unwrap();
-    let error = apply(&config.to_string(), &rewrite).unwrap_err().to_string();
+    let error = edit::apply(&config.to_string(), &rewrite).unwrap_err().to_string();
     assert!(error.contains("50-toolbx-arch.json"), "{error}");
 }
 

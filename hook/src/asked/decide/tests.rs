@@ -1,4 +1,7 @@
 use super::*;
+use crate::arch;
+use crate::asked::evidence::Need;
+use crate::asked::labels::Label;
 use crate::host::native;
 
 /// Annotations, and a program's architecture and whether it is the first.
@@ -36,9 +39,6 @@ fn annotations_decide() {
         (&[("other", "arm64")], Request::Nothing),
         (&[("toolbx.architecture", "arm64")], Request::Nothing),
         (&[("toolbx.arch.userns", "private")], Request::Nothing),
-        (&[("toolbx.arch", "none")], Request::Off),
-        (&[("toolbx.arch", " None ")], Request::Off),
-        (&[("toolbx.arch", "none"), ("toolbx.arch.cpu", "max")], Request::Off),
         (&[("toolbx.arch", "amd64")], Request::Native),
     ] {
         assert_eq!(ask(pairs, "{}").unwrap(), request, "{pairs:?}");
@@ -66,9 +66,6 @@ fn none_needs_no_policy() {
         (&[], false),
     ] {
         assert_eq!(evidence(pairs, None).says_none(), says_none, "{pairs:?}");
-        if says_none {
-            assert_eq!(ask(pairs, r#"{"annotations": []}"#).unwrap(), Request::Off, "{pairs:?}");
-        }
     }
 }
 
@@ -120,7 +117,7 @@ fn a_label_comes_after_annotations_and_before_what_is_found() {
     };
     let found = wish(&toolbx);
     assert_eq!(found.targets, [arch::find("arm64").unwrap()]);
-    assert_eq!(found.sources[0], ("toolbox-arch label", "\"arm64\"".to_owned()));
+    assert_eq!(found.sources[0], (Source::Label("toolbox-arch label"), "\"arm64\"".to_owned()));
     assert_eq!(found.contradiction, None);
     for (program, targets) in [("amd64", &["aarch64"][..]), ("s390x", &["aarch64", "s390x"])] {
         let found =
@@ -162,7 +159,7 @@ fn a_device_asks_beside_an_annotation() {
     ] {
         assert_eq!(targets(Ok(decide(&of(pairs)))), expected, "{pairs:?}");
     }
-    assert_eq!(decide(&of(&[("toolbx.arch", "none")])), Request::Off);
+    assert!(of(&[("toolbx.arch", "none")]).says_none());
     let only = Evidence { devices: of(&[]).devices, ..Evidence::default() };
     assert_eq!(only.need(), Some(Need::Asked));
     let native = Evidence { devices: vec![native::host_arch()], ..Evidence::default() };
@@ -207,7 +204,10 @@ fn a_contradiction_serves_both_and_warns() {
     );
     assert_eq!(
         both.sources,
-        [("toolbx.arch", "\"arm64\"".to_owned()), ("program", "/bin/x is for s390x".to_owned())]
+        [
+            (Source::Annotation("toolbx.arch"), "\"arm64\"".to_owned()),
+            (Source::Program, "/bin/x is for s390x".to_owned()),
+        ]
     );
     assert_eq!(wish("amd64", "s390x").targets[0].name, "s390x");
     assert!(wish("amd64", "s390x").contradiction.is_some());

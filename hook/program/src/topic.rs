@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 use toolbx_arch::arch::Arch;
-use toolbx_arch::asked::annotations;
-use toolbx_arch::asked::hook_arguments::Orders;
+use toolbx_arch::asked::annotations::{self, Annotations};
+use toolbx_arch::asked::detect::Detected;
+use toolbx_arch::asked::evidence::Subject;
+use toolbx_arch::asked::hook_arguments::HookArguments;
 use toolbx_arch::asked::labels::{self, Label};
-use toolbx_arch::asked::oci::{self, Bundle, Config};
+use toolbx_arch::asked::oci::{self, Bundle, Command, Config};
 use toolbx_arch::base::message;
-use toolbx_arch::host::trust::Caller;
+use toolbx_arch::host::trust::{Caller, Host};
+use toolbx_arch::plan::{OwnUserNamespace, Prospect};
 
 use crate::hooks_d::{self, Calls, DropIns};
 use crate::person::Person;
@@ -18,7 +20,7 @@ use crate::podman::{self, GraphDriver};
 use crate::rootfs::Rootfs;
 
 /// What is to be explained.
-pub struct Subject {
+pub struct Topic {
     /// For people, for example `container web (3f2a…), running`.
     pub title: String,
     /// The container's id; none for an image.
@@ -30,9 +32,10 @@ pub struct Subject {
     pub files: Option<Rootfs>,
     /// The label `toolbox-arch`, where it is not in the bundle's storage.
     pub label: Option<Label>,
-    pub has_own_user_namespace: bool,
-    /// What its CDI devices are for, as its config.json says.
-    pub devices: Vec<&'static Arch>,
+    /// What the hook is given, as its config.json says: what its CDI devices are for.
+    pub given: HookArguments,
+    /// The user namespace that the engine would give it, if any.
+    pub user_namespace: Option<OwnUserNamespace>,
     /// Whether the hook is called for it.
     pub calling: Calling,
 }
@@ -73,7 +76,7 @@ impl Calling {
     }
 }
 
-impl Subject {
+impl Topic {
     /// The container that Podman calls `name`, or else the image.
     pub fn find(name: &str) -> Result<Self> {
         if let Some(container) = podman::container(name)? {
@@ -87,9 +90,7 @@ impl Subject {
 
     fn of_container(container: podman::Container) -> Result<Self> {
         let bundle = read_bundle(&container.static_dir)?.unwrap_or_else(|| to_be_made(&container));
-        let devices = devices(&bundle.path);
-        let has_own = container.host_config.has_own_user_namespace()
-            || bundle.config.has_own_user_namespace();
+        let given = HookArguments::of_config(&bundle.config);
         Ok(Self {
             title: format!(
                 "container {} ({:.12}), {}",
@@ -98,9 +99,9 @@ impl Subject {
             pid: Some(container.state.pid).filter(|pid| *pid > 0),
             files: Some(files(container.rootfs, &container.graph_driver)),
             label: None,
-            calling: Calling::for_podmans(&bundle, &devices)?,
-            devices,
-            has_own_user_namespace: has_own,
+            calling: Calling::for_podmans(&bundle, &given.devices)?,
+            given,
+            user_namespace: container.host_config.user_namespace(),
             id: Some(container.id),
             bundle,
         })
@@ -122,13 +123,13 @@ impl Subject {
             id: None,
             pid: None,
             calling: Calling::for_podmans(&bundle, &[])?,
-            devices: Vec::new(),
+            given: HookArguments::default(),
             bundle,
             files: Some(Rootfs::Layers(image.graph_driver.layers())),
             label: image.labels.and_then(|mut labels| {
                 Some(Label { source: labels::OF_IMAGE, value: labels.remove("toolbox-arch")? })
             }),
-            has_own_user_namespace: false,
+            user_namespace: None,
         })
     }
 
@@ -143,8 +144,8 @@ impl Subject {
             id: None,
             pid: None,
             calling: Calling::default(),
-            devices: devices(&directory),
-            has_own_user_namespace: bundle.config.has_own_user_namespace(),
+            given: HookArguments::of_config(&bundle.config),
+            user_namespace: own_user_namespace(&bundle.config),
             files: bundle.rootfs().map(Rootfs::Directory),
             bundle,
             label: None,
@@ -152,18 +153,47 @@ impl Subject {
     }
 }
 
-/// What the CDI devices of a bundle are for: arguments of our hook in its config.json.
-fn devices(bundle: &Path) -> Vec<&'static Arch> {
-    let config = std::fs::read(bundle.join("config.json")).ok();
-    let config: Value =
-        config.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    let hooks = config["hooks"]["createRuntime"].as_array();
-    let of_hook = |hook: &Value| {
-        let arguments = hook["args"].as_array()?.iter().skip(2).filter_map(Value::as_str);
-        let ours = hook["path"] == hooks_d::HOOK;
-        Orders::from_arguments(&arguments.collect::<Vec<_>>()).filter(|_| ours)
-    };
-    hooks.into_iter().flatten().filter_map(of_hook).flat_map(|hook| hook.devices).collect()
+impl Topic {
+    /// What is known of its next start.
+    pub fn prospect(&self) -> Prospect {
+        Prospect {
+            user_namespace: self.user_namespace,
+            precreate: self.calling.precreate,
+            // Engines give every container one, unless its configuration says otherwise.
+            has_own_dev: self.bundle.config.mounts.is_none() || self.bundle.config.has_own_dev(),
+        }
+    }
+}
+
+impl Subject for Topic {
+    fn annotations(&self) -> Annotations {
+        self.bundle.config.annotations.clone().unwrap_or_default()
+    }
+
+    fn devices(&self) -> Vec<&'static Arch> {
+        self.given.devices.clone()
+    }
+
+    fn command(&self) -> Option<&Command> {
+        self.bundle.config.command.as_ref()
+    }
+
+    fn detect(&self, command: &Command) -> Result<Option<Detected>> {
+        const WHAT: &str = "its files cannot be looked at";
+        let files = self.files.as_ref().context("config.json names no rootfs").context(WHAT)?;
+        files.detect(command).context(WHAT)
+    }
+
+    fn label(&self, host: &Host) -> Option<Label> {
+        self.label.clone().or_else(|| labels::find(&self.bundle.path, host))
+    }
+}
+
+/// The user namespace that a runtime would make for the container of `config` alone.
+fn own_user_namespace(config: &Config) -> Option<OwnUserNamespace> {
+    let mappings = config.linux.iter().flat_map(|linux| &linux.uid_mappings).flatten();
+    let maps_our_root = mappings.into_iter().any(|mapping| mapping.host == 0 && mapping.size > 0);
+    config.has_own_user_namespace().then_some(OwnUserNamespace { maps_our_root })
 }
 
 fn read_bundle(directory: &Path) -> Result<Option<Bundle>> {
