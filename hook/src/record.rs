@@ -111,7 +111,8 @@ pub struct Emulated {
 /// How programs of one architecture are run.
 #[derive(Debug, Serialize)]
 struct Target {
-    target: &'static str,
+    #[serde(rename = "target")]
+    name: &'static str,
     emulator: String,
     interpreter: String,
     launcher: &'static str,
@@ -124,7 +125,7 @@ impl Target {
     fn of(emulation: &Emulation) -> Self {
         let Emulation { emulator, handler, launch, .. } = emulation;
         Self {
-            target: handler.arch.name,
+            name: handler.arch.name,
             emulator: emulator.path.display().to_string(),
             interpreter: handler.interpreter.display().to_string(),
             launcher: launch.form.name(),

@@ -50,7 +50,7 @@ const INSTANCE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// More than it ever takes, copies of emulators on a slow machine included.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// More than there is to tell of all handlers that anybody may have registered, in bytes.
 const ANSWER_MAX: u64 = 16 * 1024 * 1024;
 

@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(within(|| std::process::exit(3)), Some(Vec::new()));
         assert_eq!(
             within(|| loop {
-                std::thread::park()
+                std::thread::park();
             }),
             None
         );
