@@ -132,7 +132,7 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     prints x86_64
 }
 
-@test "of what others register as ours, only what the policy lets be set is registered again" {
+@test "of what others register as ours, nothing is believed but which programs it is for" {
     # In the namespace that alice's containers share, as a privileged one could.
     run --separate-stderr alice podman unshare sh -c '
         mount -t binfmt_misc b /proc/sys/fs/binfmt_misc && cd "$(mktemp -d)"
@@ -145,14 +145,9 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
         ls -U /proc/sys/fs/binfmt_misc'
     [[ "$output" == *toolbx-arch-riscv64*q1*toolbx-arch-mips* ]] || fail "$output" "$stderr"
     local lost='"q1: no target has its programs run by it","toolbx-arch-mips: no target has its programs run by it"'
-    s390x() { run --separate-stderr as_alice run --rm --userns=keep-id localhost/busybox:s390x cat /proc/sys/fs/binfmt_misc/toolbx-arch-riscv64; }
-    s390x
-    [[ "$output" == *"interpreter qemu-riscv64$static -r 6.6.6"* ]] || fail "$output" "$stderr"
+    run --separate-stderr as_alice run --rm --userns=keep-id localhost/busybox:s390x cat /proc/sys/fs/binfmt_misc/toolbx-arch-riscv64
+    [[ "$output" == *"interpreter qemu-riscv64$static"$'\n'* ]] || fail "$output" "$stderr"
     logged 'carried=["toolbx-arch-riscv64"]' "lost=[$lost]"
-    policy '{"argument_annotations": {"all": ["cpu"]}}'
-    s390x
-    [ "$status" != 0 ]
-    logged 'carried=[]' "lost=[\"toolbx-arch-riscv64: the policy does not let its arguments be set\",$lost]"
     as_alice system migrate
 }
 
@@ -176,7 +171,7 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     run --separate-stderr as_alice run --rm --annotation toolbx.arch.cpu=cortex-a57 $arm uname -m
     refused
     grep -q 'already runs aarch64 programs with qemu-aarch64'$static' -cpu max,pauth=off' /run/log.records
-    # They are carried over by what they say.
+    # What takes its place is told what the policy says.
     run --separate-stderr as_alice run --rm --userns=keep-id --annotation toolbx.arch=s390x localhost/busybox:arm64 cat /proc/sys/fs/binfmt_misc/toolbx-arch-aarch64
     [[ "$output" == *"interpreter qemu-aarch64$static"* ]] || fail "$output" "$stderr"
 }

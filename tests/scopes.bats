@@ -24,10 +24,10 @@ on_host() { # commands
     logged 'decision="inherited"' 'scope="shared"'
 }
 
-@test "what would be hidden and serves a target is carried over, and kept" {
+@test "a target that is served goes on being served, by ours, which is kept" {
     on_host 'plain s390x
         foreign arm64 "uname -m"; kept
-        foreign arm64 "cat /proc/sys/fs/binfmt_misc/host-s390x" | head -n 3
+        foreign arm64 "cat /proc/sys/fs/binfmt_misc/toolbx-arch-s390x" | head -n 3
         alice podman unshare ls -U /proc/sys/fs/binfmt_misc
         plain s390x; plain armhf; plain arm64'
     # An inherited handler has no file in the container's own /proc.
@@ -35,8 +35,8 @@ on_host() { # commands
 aarch64
 kept
 toolbx-arch-aarch64
-host-arm
-host-s390x
+toolbx-arch-s390x
+toolbx-arch-arm
 register
 status
 s390x
@@ -59,22 +59,22 @@ aarch64"
     prints $'s390x\naarch64\ns390x\ns390x\ns390x'
 }
 
-@test "a private namespace gets the host's handlers too, ours first, and keeps nothing" {
+@test "in a private namespace what the host serves goes on too, and nothing is kept" {
     on_host 'foreign s390x "cat /proc/sys/fs/binfmt_misc/toolbx-arch-s390x" --userns=keep-id | head -n 3
         foreign arm64 "ls /proc/sys/fs/binfmt_misc" --userns=keep-id
-        foreign arm64 "head -n 3 /proc/sys/fs/binfmt_misc/host-s390x" --userns=keep-id
+        foreign arm64 "head -n 3 /proc/sys/fs/binfmt_misc/toolbx-arch-s390x" --userns=keep-id
         kept; plain s390x'
     prints "enabled
 interpreter qemu-s390x$static
 flags: POCF
-host-arm
-host-s390x
 register
 status
 toolbx-arch-aarch64
+toolbx-arch-arm
+toolbx-arch-s390x
 enabled
-interpreter /usr/bin/qemu-s390x$static
-flags: OF
+interpreter qemu-s390x$static
+flags: POF
 s390x"
 }
 

@@ -724,7 +724,7 @@ fn a_shared_namespace_gets_no_rights_and_keeps_its_handlers() {
 }
 
 #[test]
-fn only_what_serves_a_target_is_carried_over() {
+fn only_targets_go_on_being_served_and_by_ours() {
     let case = Case {
         host: r#"mount -t binfmt_misc x /proc/sys/fs/binfmt_misc
             register() { printf '%s' "$1" >/proc/sys/fs/binfmt_misc/register; }
@@ -750,7 +750,7 @@ fn only_what_serves_a_target_is_carried_over() {
     };
     let outcome = case.run();
     assert_eq!(
-        outcome.then, "42\n0\nregister\ns390x\nstatus\ntoolbx-arch-aarch64",
+        outcome.then, "42\n0\nregister\nstatus\ntoolbx-arch-aarch64\ntoolbx-arch-s390x",
         "{}",
         outcome.stderr
     );

@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use crate::apply::register::ensure_free;
 use crate::apply::room::{Pins, Room};
 use crate::arch::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
-use crate::arch::{ARCHES, Arch};
 use crate::asked::evidence::Need;
 use crate::base::child;
 use crate::base::kernel;
@@ -37,7 +36,7 @@ use crate::container::places::{Container, EmulatorPlace, MountPoint};
 use crate::host::emulator::Emulator;
 use crate::host::instance::{BINFMT_MISC, Instance};
 use crate::host::scope::Scope;
-use crate::plan::{Carry, Form, Held, Work};
+use crate::plan::{Carry, Form, Work};
 
 use self::enter::enter;
 use self::files::{make_directories, show};
@@ -70,7 +69,7 @@ pub enum Applied {
 /// What became of the handlers that the mount would hide.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
-    /// These are registered again.
+    /// In the place of these a handler of ours is registered.
     pub over: Vec<String>,
     /// These are hidden now; with the reason.
     pub lost: Vec<String>,
@@ -194,26 +193,15 @@ fn shown(work: &Work) -> impl Iterator<Item = (PathBuf, &Emulator)> {
 
 /// The files that handlers are to hold, by what is registered: ours come last.
 fn files(work: &Work) -> impl Iterator<Item = (&Path, &File)> {
-    let others = work.carries.iter().filter_map(|Carry { entry, holds }| match holds {
-        Held::File(file) => Some((&*entry.interpreter, file)),
-        Held::Copy(_) => None,
-    });
-    let ours = work.plan.emulations.iter().filter_map(|emulation| {
-        let interpreter = &*emulation.handler.interpreter;
-        emulation.held().map(|file| (interpreter, file))
-    });
-    others.chain(ours)
+    let carried = work.carries.iter().map(|carry| &carry.emulation);
+    let all = carried.chain(&work.plan.emulations);
+    all.filter_map(|emulation| Some((&*emulation.handler.interpreter, emulation.held()?)))
 }
 
-/// The emulators of which handlers are to hold copies, by what is registered: ours come last.
+/// The emulators of which handlers are to hold copies, by what is registered.
 fn copies(work: &Work) -> BTreeMap<&Path, &Emulator> {
-    let others = work.carries.iter().filter_map(|Carry { entry, holds }| match holds {
-        Held::Copy(emulator) => Some((&*entry.interpreter, emulator)),
-        Held::File(_) => None,
-    });
-    let ours =
-        work.plan.emulations.iter().filter(|emulation| matches!(emulation.launch.form, Form::Copy));
-    others.chain(ours.map(|ours| (&*ours.handler.interpreter, &ours.emulator))).collect()
+    let copied = work.plan.emulations.iter().filter(|ours| matches!(ours.launch.form, Form::Copy));
+    copied.map(|ours| (&*ours.handler.interpreter, &ours.emulator)).collect()
 }
 
 /// Makes the binfmt_misc of the user namespace that the process is in, if it has none yet, ready to
@@ -263,7 +251,7 @@ fn ensure_free_for(work: &Work, instance: &Instance, there: &[Entry]) -> Result<
     work.plan.emulations.iter().try_for_each(|emulation| ensure_free(there, &emulation.handler))
 }
 
-/// Registers again what would be hidden otherwise, the oldest first, so that the order stays.
+/// Registers what takes the place of what is hidden from now on.
 ///
 /// Not where the instance is the visible one, and never in front of what is `there` for the same
 /// programs.
@@ -273,15 +261,13 @@ fn carry_over(instance: &Instance, there: &[Entry], work: &Work) -> Result<Carri
         return Ok(Carried::default());
     }
     let mut carried = Carried { lost: work.lost.clone(), ..Carried::default() };
-    for Carry { entry, .. } in work.carries.iter().rev() {
-        let taken = |arch: &Arch| entry.serves(arch) && serving(there, arch).is_some();
-        if there.iter().all(|other| other.name != entry.name) && ARCHES.iter().any(taken) {
+    for Carry { emulation, hidden } in &work.carries {
+        if serving(there, emulation.handler.arch).is_some() {
             continue;
         }
-        let name = entry.name.to_string_lossy().into_owned();
-        match instance.carry_over(entry) {
-            Ok(()) => carried.over.push(name),
-            Err(error) => carried.lost.push(format!("{name}: {error:#}")),
+        match instance.register(&emulation.handler) {
+            Ok(()) => carried.over.push(hidden.clone()),
+            Err(why) => carried.lost.push(format!("{hidden}: {why:#}")),
         }
     }
     Ok(carried)

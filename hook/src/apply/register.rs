@@ -41,14 +41,6 @@ impl Instance {
         done(written, || format!("register {name} with emulator {emulator} in binfmt_misc"))
     }
 
-    /// Registers again what another instance had, unless something of that name is here already.
-    pub fn carry_over(&self, entry: &Entry) -> Result<()> {
-        match self.write(OsStr::new("register"), &entry.without_credentials().line()?) {
-            Err(Errno::EXIST) => Ok(()),
-            written => done(written, || format!("register {}", entry.interpreter.display())),
-        }
-    }
-
     /// Makes sure that the entry `name` is what `handler` asks for, and takes part at exec.
     fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
         match self.entry(OsStr::new(name))? {

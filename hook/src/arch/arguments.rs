@@ -157,12 +157,6 @@ impl Arguments {
         };
     }
 
-    /// Those that are not the same in `other`.
-    pub fn differences(&self, other: &Self) -> impl Iterator<Item = Argument> {
-        let differs = |argument: &Argument| self.0.get(argument) != other.0.get(argument);
-        ARGUMENTS.iter().map(|row| row.0).filter(differs)
-    }
-
     /// A handler's interpreter: the emulator's file name and these, separated by blanks. Fails where
     /// that is longer than the name of a file can be.
     pub fn interpreter(&self, emulator: &str) -> Result<String> {

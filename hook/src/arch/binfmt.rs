@@ -189,12 +189,6 @@ impl Entry {
         }
     }
 
-    /// This entry without flag C, for another user namespace: rights are not handed on.
-    #[must_use]
-    pub fn without_credentials(&self) -> Self {
-        Self { flags: self.flags.replace('C', ""), ..self.clone() }
-    }
-
     /// Where its emulator is on the host: our own entries may say where it is in a container.
     #[must_use]
     pub fn host_path(&self) -> PathBuf {
@@ -338,12 +332,12 @@ mod tests {
             "enabled\ninterpreter /usr/bin/java: x\nflags: PF\nextension .jar\n".to_owned(),
         ] {
             let entry = Entry::parse("a name, ü".as_ref(), text.as_bytes()).unwrap();
-            let line = entry.without_credentials().line().unwrap();
+            let line = entry.line().unwrap();
             let line = String::from_utf8(line).unwrap();
             let fields: Vec<&str> = line[1..].split(&line[..1]).collect();
             assert_eq!((fields.len(), fields[0]), (7, "a name, ü"), "{line}");
             assert_eq!(Path::new(fields[5]), entry.interpreter);
-            assert!(!fields[6].contains('C') && fields[6].contains('F'), "{line}");
+            assert_eq!(fields[6], entry.flags);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::host::trust::Host;
 
 /// How many emulators are copied for one container at most: each takes 10 to 17 MB, which are not
 /// counted as the container's.
-pub(super) const COPIES_MAX: usize = 4;
+const COPIES_MAX: usize = 4;
 
 /// Which form of its emulator a handler holds.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ fn launch(
 
 /// In which form `emulator` is to be used, and why it is not prepared, if it is not. Copied only if it
 /// `may_be_copied` and the policy agrees.
-pub(super) fn form(
+fn form(
     emulator: &Emulator,
     may_be_copied: bool,
     policy: &Policy,

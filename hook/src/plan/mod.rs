@@ -22,7 +22,7 @@ use crate::host::machine::Machine;
 use crate::host::policy::Policy;
 use crate::host::scope::Scope;
 
-pub use self::carry::{Carry, Held};
+pub use self::carry::Carry;
 pub use self::emulation::{Emulation, Form, Launch};
 pub use self::foresee::{OwnUserNamespace, Prospect, foresee};
 pub use self::work::{Work, plan};

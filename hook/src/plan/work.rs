@@ -28,7 +28,7 @@ pub struct Work {
     pub container: Container,
     /// What the container has without us.
     pub visible: Option<Rc<Visible>>,
-    /// Of that, what is to be registered again, since the mount would hide it.
+    /// What is to be registered in the place of that, since the mount would hide it.
     pub carries: Vec<Carry>,
     /// What of it cannot be; with the reason.
     pub lost: Vec<String>,
@@ -79,7 +79,7 @@ fn work(plan: Plan, container: Container, instance: Instance, machine: &Machine)
     let handlers = machine.handlers();
     let unread = handlers.as_ref().err().map(|why| format!("the handlers of the engine: {why:#}"));
     let visible = handlers.unwrap_or_default();
-    let (carries, mut lost) = carries(visible.as_deref(), &plan.emulations, machine);
+    let (carries, mut lost) = carries(visible.as_deref(), &plan.emulations, &plan.setting, machine);
     lost.extend(unread);
     let keep = instance.is_ours.then(|| Keep::at(Path::new(BINFMT_MISC))).flatten();
     Work { plan, container, visible, carries, lost, keep }
