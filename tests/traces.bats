@@ -210,3 +210,17 @@ trace_start() {
     grep -q 'user.max_binfmt_misc_interpreters says.*raise it.*ENOSPC' /run/log.records
     rm -r "$RUN/hooks" "$RUN/trace"
 }
+
+@test "the log hears it from whoever runs the engine, not from somebody in the container" {
+    local engine option by uid=17001
+    for by in as_root as_alice; do
+        for option in --userns=auto --userns=keep-id --userns=host; do
+            [ "$by $option" != "as_root --userns=keep-id" ] || continue
+            : >/run/log.records.senders
+            $by run --rm --network none "$option" $annotated localhost/busybox:amd64 true 2>/dev/null || true
+            grep -q . /run/log.records.senders || fail "$by $option: no record"
+            run sort -u /run/log.records.senders
+            if [ $by = as_root ]; then prints 0; else prints $uid; fi
+        done
+    done
+}
