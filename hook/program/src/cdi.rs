@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use toolbx_arch::base::message::Call;
 
 use crate::args::Cdi;
-use crate::list::{self, Target};
+use crate::list::{self, TargetStatus};
 use crate::{caller, files, hooks_d, terminal};
 
 /// Where engines look for specifications that last.
@@ -34,18 +34,18 @@ pub fn run(arguments: &Cdi) -> Result<()> {
 }
 
 /// Whether what is installed is what would be installed now; `None` if nothing is.
-pub fn is_current(targets: &[Target]) -> Option<bool> {
+pub fn is_current(targets: &[TargetStatus]) -> Option<bool> {
     let installed = std::fs::read_to_string(FILE).ok()?;
     Some(text(targets).is_ok_and(|text| text == installed))
 }
 
-fn text(targets: &[Target]) -> Result<String> {
+fn text(targets: &[TargetStatus]) -> Result<String> {
     Ok(format!("{:#}\n", specification(targets)?))
 }
 
 /// A device for each target that has an emulator, by its OCI name where it has one; one for all of
 /// them; and one, `auto`, with which the container's programs tell.
-fn specification(targets: &[Target]) -> Result<Value> {
+fn specification(targets: &[TargetStatus]) -> Result<Value> {
     let found = targets.iter().filter(|target| target.is_used() && target.emulator.is_ok());
     let names: Vec<_> = found.map(|target| target.arch.oci.unwrap_or(target.arch.name)).collect();
     ensure!(!names.is_empty(), "no emulator was found; see toolbx-arch doctor");

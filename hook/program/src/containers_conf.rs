@@ -12,13 +12,13 @@ pub const DEFAULT_HOOKS: &str = "/usr/share/containers/oci/hooks.d";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct File {
-    engine: Engine,
+struct ContainersConf {
+    engine: EngineTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Engine {
+struct EngineTable {
     /// Directories; in newer versions also a table, which says whether to append.
     hooks_dir: Option<Vec<toml::Value>>,
 }
@@ -64,7 +64,7 @@ pub fn hook_directories(namings: &[Naming]) -> Vec<PathBuf> {
 }
 
 fn naming(file: PathBuf) -> Result<Option<Naming>> {
-    let content: File = files::read_toml(&file)?.unwrap_or_default();
+    let content: ContainersConf = files::read_toml(&file)?.unwrap_or_default();
     Ok(content.engine.hooks_dir.map(|values| Naming {
         directories: values.iter().filter_map(|value| Some(value.as_str()?.into())).collect(),
         appends: values

@@ -18,7 +18,7 @@ use toolbx_arch::host::trust::{Caller, Host};
 
 use crate::args::Doctor;
 use crate::hooks_d::{Calls, DropIns, OURS, OURS_PRECREATE, PRECREATE};
-use crate::list::{self, Target};
+use crate::list::{self, TargetStatus};
 use crate::person::{self, Person};
 use crate::terminal::{self, Mark};
 use crate::trial::{self, Trial};
@@ -382,7 +382,7 @@ fn emulators(host: &Host, trial: &Trial) -> Vec<Finding> {
         Ok(targets) => targets,
         Err(why) => return vec![bad(WHAT, message::line(&why), "see toolbx-arch list")],
     };
-    let targets: Vec<_> = targets.into_iter().filter(Target::is_used).collect();
+    let targets: Vec<_> = targets.into_iter().filter(TargetStatus::is_used).collect();
     let mut findings: Vec<_> = targets.iter().filter_map(|target| trouble(target, trial)).collect();
     let troubled = findings.len();
     let found = targets.iter().filter(|target| target.emulator.is_ok()).count();
@@ -407,7 +407,7 @@ fn emulators(host: &Host, trial: &Trial) -> Vec<Finding> {
 }
 
 /// The prepared copies of the emulators that can be used.
-fn copies(targets: &[Target], policy: Launcher) -> Finding {
+fn copies(targets: &[TargetStatus], policy: Launcher) -> Finding {
     const WHAT: &str = "launcher";
     const FIX: &str = "run: sudo toolbx-arch prepare";
     let usable: Vec<_> = targets.iter().filter(|target| target.emulator.is_ok()).collect();
@@ -450,7 +450,7 @@ fn cdi_devices(is_current: bool) -> Finding {
 }
 
 /// An emulator that can be used.
-fn details(target: &Target, caller: Caller, trial: &Trial) -> Option<Value> {
+fn details(target: &TargetStatus, caller: Caller, trial: &Trial) -> Option<Value> {
     let emulator = target.emulator.as_ref().ok()?;
     // In a user's namespace uid 0 is that user; and of others, root alone is trusted.
     let is_callers = caller != Caller::Root && emulator.belongs_to_root;
@@ -464,7 +464,7 @@ fn details(target: &Target, caller: Caller, trial: &Trial) -> Option<Value> {
 }
 
 /// How many, of which version, and whether they were tried; `details` are those of the emulators.
-fn summary(targets: &[Target], details: &[Value], trial: &Trial) -> String {
+fn summary(targets: &[TargetStatus], details: &[Value], trial: &Trial) -> String {
     let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
     for emulator in details {
         *versions
@@ -484,7 +484,7 @@ fn summary(targets: &[Target], details: &[Value], trial: &Trial) -> String {
 }
 
 /// What is wrong with an emulator that is there.
-fn trouble(target: &Target, trial: &Trial) -> Option<Finding> {
+fn trouble(target: &TargetStatus, trial: &Trial) -> Option<Finding> {
     let name = target.arch.name;
     match &target.emulator {
         Err(why) if list::is_missing(why) => None,

@@ -19,7 +19,7 @@ use crate::args::List;
 use crate::{caller, terminal};
 
 /// A target, and what this machine has for it.
-pub struct Target {
+pub struct TargetStatus {
     pub arch: &'static Arch,
     /// What the hook would use, or why it would use nothing.
     pub emulator: Result<Emulator>,
@@ -63,13 +63,13 @@ pub fn wanted(names: &[String]) -> Result<Vec<&'static Arch>> {
 }
 
 /// All targets, as the hook would see them on `host`.
-pub fn targets(host: &Host) -> Result<Vec<Target>> {
+pub fn targets(host: &Host) -> Result<Vec<TargetStatus>> {
     let policy = Policy::load(host)?;
     let visible = Visible::of_the_engine().transpose()?;
     let entries = visible.map(|visible| visible.entries).unwrap_or_default();
     let target = |arch: &'static Arch| {
         let emulator = emulator::find(arch, &policy, host);
-        Target {
+        TargetStatus {
             arch,
             copy: emulator.as_ref().map_or(Prepared::Missing, |found| Prepared::of(found, host)),
             emulator,
@@ -81,7 +81,7 @@ pub fn targets(host: &Host) -> Result<Vec<Target>> {
     Ok(ARCHES.iter().map(target).collect())
 }
 
-impl Target {
+impl TargetStatus {
     /// Whether an emulator for it would ever be used.
     pub fn is_used(&self) -> bool {
         self.is_allowed && !self.arch.is_native()

@@ -17,13 +17,13 @@ use crate::caller;
 /// `podman container inspect`, as far as it is needed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Container {
+pub struct InspectedContainer {
     pub id: String,
     pub name: String,
     /// The first program, and its arguments.
     pub path: String,
     pub args: Vec<String>,
-    pub state: State,
+    pub state: InspectedState,
     pub config: ContainerConfig,
     pub host_config: HostConfig,
     /// The bundle.
@@ -35,7 +35,7 @@ pub struct Container {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct State {
+pub struct InspectedState {
     /// For example `running` or `exited`.
     pub status: String,
     /// 0 while it does not run.
@@ -81,18 +81,18 @@ impl HostConfig {
 /// `podman image inspect`, as far as it is needed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Image {
+pub struct InspectedImage {
     pub id: String,
     /// What it declares, which need not be true.
     pub architecture: String,
-    pub config: ImageConfig,
+    pub config: InspectedImageConfig,
     pub labels: Option<BTreeMap<String, String>>,
     pub graph_driver: GraphDriver,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct ImageConfig {
+pub struct InspectedImageConfig {
     pub entrypoint: Option<Vec<String>>,
     pub cmd: Option<Vec<String>>,
     pub env: Option<Vec<String>>,
@@ -117,12 +117,12 @@ impl GraphDriver {
 }
 
 /// The container that is called `name`, if there is one.
-pub fn container(name: &str) -> Result<Option<Container>> {
+pub fn container(name: &str) -> Result<Option<InspectedContainer>> {
     inspect("container", name)
 }
 
 /// The image that is called `name`, if there is one.
-pub fn image(name: &str) -> Result<Option<Image>> {
+pub fn image(name: &str) -> Result<Option<InspectedImage>> {
     inspect("image", name)
 }
 

@@ -17,12 +17,12 @@ use toolbx_arch::base::message::{self, Call};
 use toolbx_arch::host::emulator::{self, Emulator};
 use toolbx_arch::host::launcher;
 use toolbx_arch::host::policy::{Launcher, Policy};
-use toolbx_arch::host::prepared::{DIRECTORY, Prepared, Record};
-use toolbx_arch::host::selinux::Label;
+use toolbx_arch::host::prepared::{CopyRecord, DIRECTORY, Prepared};
+use toolbx_arch::host::selinux::SelinuxLabel;
 use toolbx_arch::host::trust::Host;
 
 use crate::args::Prepare;
-use crate::list::{self, Target};
+use crate::list::{self, TargetStatus};
 use crate::{caller, terminal};
 
 /// What to do where `/usr` cannot be written.
@@ -44,7 +44,7 @@ pub fn run(arguments: &Prepare) -> Result<ExitCode> {
     let targets = list::targets(&host)?;
     let may_be = launcher::is_available() && Policy::load(&host)?.launcher != Launcher::Never;
     let named = list::wanted(&arguments.only)?;
-    let is_named = |target: &Target| named.contains(&target.arch);
+    let is_named = |target: &TargetStatus| named.contains(&target.arch);
     let is_whole = arguments.only.is_empty();
     if !is_whole {
         targets.iter().filter(|target| is_named(target)).try_for_each(ensure_usable)?;
@@ -92,7 +92,7 @@ fn nothing_done(fresh: usize, may_be: bool) -> String {
     }
 }
 
-fn ensure_usable(target: &Target) -> Result<()> {
+fn ensure_usable(target: &TargetStatus) -> Result<()> {
     let name = target.arch.name;
     match &target.emulator {
         _ if target.arch.is_native() => bail!("{name} is this machine's own, and not emulated"),
@@ -105,20 +105,20 @@ fn ensure_usable(target: &Target) -> Result<()> {
 }
 
 /// An emulator that may have a copy.
-struct Source<'a> {
+struct PreparedFrom<'a> {
     emulator: &'a Emulator,
     copy: &'a Prepared,
     /// What it is for.
-    targets: Vec<&'a Target>,
+    targets: Vec<&'a TargetStatus>,
 }
 
 /// By the names of their copies.
-fn sources(targets: &[Target]) -> BTreeMap<OsString, Source<'_>> {
-    let mut sources: BTreeMap<OsString, Source> = BTreeMap::new();
+fn sources(targets: &[TargetStatus]) -> BTreeMap<OsString, PreparedFrom<'_>> {
+    let mut sources: BTreeMap<OsString, PreparedFrom> = BTreeMap::new();
     for target in targets.iter().filter(|target| target.is_used()) {
         let Ok(emulator) = &target.emulator else { continue };
         let name = emulator.path.file_name().unwrap_or_default().to_owned();
-        let source = Source { emulator, copy: &target.copy, targets: Vec::new() };
+        let source = PreparedFrom { emulator, copy: &target.copy, targets: Vec::new() };
         sources.entry(name).or_insert(source).targets.push(target);
     }
     sources
@@ -141,7 +141,7 @@ enum Todo<'a> {
 }
 
 impl<'a> Step<'a> {
-    fn of(name: &OsString, source: &Source<'a>) -> Self {
+    fn of(name: &OsString, source: &PreparedFrom<'a>) -> Self {
         let todo = match source.copy {
             Prepared::Fresh(_) => Todo::Nothing,
             Prepared::Stale(why) => Todo::Make(source.emulator, Some(why)),
@@ -189,7 +189,7 @@ impl Todo<'_> {
 }
 
 /// The copies that nothing has a use for: their emulators are gone, or not allowed.
-fn needless(sources: &BTreeMap<OsString, Source>) -> Result<Vec<Step<'static>>> {
+fn needless(sources: &BTreeMap<OsString, PreparedFrom>) -> Result<Vec<Step<'static>>> {
     let entries = match std::fs::read_dir(DIRECTORY) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.call(|| format!("read {DIRECTORY}"))?,
@@ -222,12 +222,12 @@ fn make(emulator: &Emulator, host: &Host) -> Result<()> {
 
 fn write(emulator: &Emulator, to: &Path) -> Result<()> {
     let Emulator { file: source, program, .. } = emulator;
-    let record = Record::new(emulator, emulator::sha256(source)?)?;
+    let record = CopyRecord::new(emulator, emulator::sha256(source)?)?;
     let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(to);
     let file = file.call(|| format!("create {}", to.display()))?;
     wrap::wrap(source, program, &file)?;
     record.append(&file)?;
-    Label::of(source)?.give(&file)?;
+    SelinuxLabel::of(source)?.give(&file)?;
     // Not the bits that would give somebody rights: an emulator needs none.
     let mode = source.metadata().call(|| "fstat".into())?.mode() & 0o755;
     file.set_permissions(Permissions::from_mode(mode)).call(|| "fchmod".into())?;

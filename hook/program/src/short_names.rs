@@ -11,7 +11,7 @@ use crate::person::Person;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
-struct File {
+struct RegistriesConf {
     unqualified_search_registries: Option<Vec<String>>,
     aliases: BTreeMap<String, String>,
 }
@@ -34,7 +34,7 @@ fn full_by(name: &str, directory: &Path) -> Result<Option<String>> {
     let main = directory.join("registries.conf");
     for file in std::iter::once(main).chain(files::drop_ins(&directory.join("registries.conf.d"))?)
     {
-        let content: File = files::read_toml(&file)?.unwrap_or_default();
+        let content: RegistriesConf = files::read_toml(&file)?.unwrap_or_default();
         alias = content.aliases.get(name).cloned().or(alias);
         registries = content.unqualified_search_registries.unwrap_or(registries);
     }

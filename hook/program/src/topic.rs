@@ -88,7 +88,7 @@ impl Topic {
         }
     }
 
-    fn of_container(container: podman::Container) -> Result<Self> {
+    fn of_container(container: podman::InspectedContainer) -> Result<Self> {
         let bundle = read_bundle(&container.static_dir)?.unwrap_or_else(|| to_be_made(&container));
         let given = HookArguments::of_config(&bundle.config);
         Ok(Self {
@@ -107,7 +107,7 @@ impl Topic {
         })
     }
 
-    fn of_image(name: &str, image: podman::Image) -> Result<Self> {
+    fn of_image(name: &str, image: podman::InspectedImage) -> Result<Self> {
         let config = image.config;
         let mut args: Vec<_> =
             [config.entrypoint, config.cmd].into_iter().flatten().flatten().collect();
@@ -207,7 +207,7 @@ fn read_bundle(directory: &Path) -> Result<Option<Bundle>> {
 }
 
 /// As far as it is known, the bundle that Podman will make for a container that was never started.
-fn to_be_made(container: &podman::Container) -> Bundle {
+fn to_be_made(container: &podman::InspectedContainer) -> Bundle {
     let args = std::iter::once(&container.path).chain(&container.args).cloned().collect();
     let config = &container.config;
     let annotations = config.annotations.clone().unwrap_or_default();

@@ -41,7 +41,7 @@ const ONLY_ROOT: &str = "0 0 1\n";
 /// What came of one trial.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Outcome {
+enum TrialOutcome {
     /// No handler could be had, for this reason: a container would be refused.
     Refused(String),
     /// The emulator was not tried, for this reason, though there may be nothing wrong with it.
@@ -68,23 +68,23 @@ pub struct Trial {
 /// Has the trial made by other processes: whoever enters a user namespace cannot leave it.
 pub fn have_made() -> Result<Trial> {
     let mut trial = Trial::default();
-    if let Outcome::Refused(why) = ask(None)? {
+    if let TrialOutcome::Refused(why) = ask(None)? {
         trial.refused = Some(why);
         return Ok(trial);
     }
     for arch in ARCHES.iter().filter(|arch| !arch.is_native()) {
         match ask(Some(arch))? {
-            Outcome::Refused(why) => trial.refused = trial.refused.or(Some(why)),
-            Outcome::Untried(why) => trial.untried = Some(why),
-            Outcome::Failed(why) => drop(trial.targets.insert(arch.name, Some(why))),
-            Outcome::Ran => drop(trial.targets.insert(arch.name, None)),
-            Outcome::Nothing => {}
+            TrialOutcome::Refused(why) => trial.refused = trial.refused.or(Some(why)),
+            TrialOutcome::Untried(why) => trial.untried = Some(why),
+            TrialOutcome::Failed(why) => drop(trial.targets.insert(arch.name, Some(why))),
+            TrialOutcome::Ran => drop(trial.targets.insert(arch.name, None)),
+            TrialOutcome::Nothing => {}
         }
     }
     Ok(trial)
 }
 
-fn ask(arch: Option<&Arch>) -> Result<Outcome> {
+fn ask(arch: Option<&Arch>) -> Result<TrialOutcome> {
     let output = Command::new(caller::this_program()?)
         .arg("try")
         .args(arch.map(|arch| arch.name))
@@ -97,13 +97,13 @@ fn ask(arch: Option<&Arch>) -> Result<Outcome> {
 pub fn run(arguments: &Try) -> Result<()> {
     let find = |name: &String| arch::find(name).with_context(|| arch::unknown(name));
     let arch = arguments.target.as_ref().map(find).transpose()?;
-    let outcome = try_out(arch).unwrap_or_else(|why| Outcome::Refused(message::line(&why)));
+    let outcome = try_out(arch).unwrap_or_else(|why| TrialOutcome::Refused(message::line(&why)));
     terminal::print_json(&serde_json::to_value(outcome)?);
     Ok(())
 }
 
 /// Goes the way of `apply::apply`. Fails where a container would be refused.
-fn try_out(arch: Option<&'static Arch>) -> Result<Outcome> {
+fn try_out(arch: Option<&'static Arch>) -> Result<TrialOutcome> {
     // The emulator as the hook sees it; then a namespace as a container has it.
     caller::become_engine()?;
     let machine = Machine::default();
@@ -121,14 +121,14 @@ fn try_out(arch: Option<&'static Arch>) -> Result<Outcome> {
     let instance = detached::mount(instance, MountAttrFlags::empty())
         .call(|| "fsmount binfmt_misc in a user namespace".into())?;
     let instance = Instance::new(instance)?;
-    let Some(Emulation { handler, .. }) = &emulation else { return Ok(Outcome::Nothing) };
+    let Some(Emulation { handler, .. }) = &emulation else { return Ok(TrialOutcome::Nothing) };
     if let Err(why) = may_emulate() {
-        return Ok(Outcome::Untried(message::line(&why)));
+        return Ok(TrialOutcome::Untried(message::line(&why)));
     }
     within(&room, || instance.register(handler))?;
     Ok(match run_probe(handler.arch) {
-        Ok(()) => Outcome::Ran,
-        Err(why) => Outcome::Failed(message::line(&why)),
+        Ok(()) => TrialOutcome::Ran,
+        Err(why) => TrialOutcome::Failed(message::line(&why)),
     })
 }
 

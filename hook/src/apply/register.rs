@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::arch::binfmt::{Entry, Handler, serving};
 use crate::base::message::Call;
-use crate::host::instance::{Found, Instance};
+use crate::host::instance::{EntryFile, Instance};
 
 /// Why there may be no room for one more (Linux 7.3), and what to do.
 const FULL: &str = "there may be no more handlers than the sysctl user.max_binfmt_misc_interpreters says, \
@@ -45,15 +45,15 @@ impl Instance {
     fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
         match self.entry(OsStr::new(name))? {
             // It may hold another file of that path.
-            Some(Found::Understood(entry)) if entry.is_like(handler) && handler.pinned => {
+            Some(EntryFile::Understood(entry)) if entry.is_like(handler) && handler.pinned => {
                 self.replace(name, handler)
             }
-            Some(Found::Understood(entry)) if entry.is_like(handler) && entry.enabled => Ok(()),
-            Some(Found::Understood(entry)) if entry.is_like(handler) => {
+            Some(EntryFile::Understood(entry)) if entry.is_like(handler) && entry.enabled => Ok(()),
+            Some(EntryFile::Understood(entry)) if entry.is_like(handler) => {
                 self.write(OsStr::new(name), b"1").call(|| format!("enable binfmt_misc/{name}"))
             }
-            Some(Found::Understood(entry)) => Err(conflict(handler, &entry)),
-            Some(Found::Obscure { .. }) => {
+            Some(EntryFile::Understood(entry)) => Err(conflict(handler, &entry)),
+            Some(EntryFile::Obscure { .. }) => {
                 bail!("binfmt_misc/{name} cannot be understood, and is not ours")
             }
             None => bail!("binfmt_misc/{name} has gone meanwhile; start the container again"),

@@ -27,7 +27,7 @@ use crate::base::kernel;
 use crate::base::message::Call;
 use crate::container::mounts;
 use crate::host::emulator::Emulator;
-use crate::host::selinux::Label;
+use crate::host::selinux::SelinuxLabel;
 
 /// Where a room has the descriptors of its process, and a process its own.
 const DESCRIPTORS: &str = "descriptors";
@@ -110,7 +110,7 @@ fn copy(store: &OwnedFd, name: &Path, emulator: &Emulator) -> Result<OwnedFd> {
     let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
     let file = File::from(open(create).call(|| format!("create {}", of()))?);
     // Where SELinux does not let us, it may let the container execute the copy all the same.
-    let _ = Label::of(&emulator.file).and_then(|label| label.give(&file));
+    let _ = SelinuxLabel::of(&emulator.file).and_then(|label| label.give(&file));
     wrap::wrap(&emulator.file, &emulator.program, &file).with_context(of)?;
     open(OFlags::PATH).call(|| format!("open {}", of()))
 }

@@ -76,7 +76,7 @@ pub struct Detected {
 #[must_use]
 pub fn detect(root: BorrowedFd, command: &Command) -> Option<Detected> {
     let is_prompt = rustix::fs::fstatfs(root).is_ok_and(|statfs| PROMPT.contains(&statfs.f_type));
-    let mut root = Root { dir: root, stays_on_mount: true, left_mount: Cell::new(false) };
+    let mut root = RootDirectory { dir: root, stays_on_mount: true, left_mount: Cell::new(false) };
     if is_prompt {
         let detected = detect_in(&root, command);
         if !root.left_mount.get() {
@@ -88,14 +88,14 @@ pub fn detect(root: BorrowedFd, command: &Command) -> Option<Detected> {
     Detected::from_line(&child::answer(PATIENCE, LINE_MAX, look).ok()??)
 }
 
-fn detect_in(root: &Root, command: &Command) -> Option<Detected> {
+fn detect_in(root: &RootDirectory, command: &Command) -> Option<Detected> {
     let name = command.args.first()?;
     let first = root.look_up(name, command);
     if first.is_none() && !name.contains('/') {
         return None; // nothing will be executed
     }
     let follow = |program: Executable| root.follow(program, &command.cwd);
-    let tells = |found: &Found| !found.is_native() || found.is_of_image;
+    let tells = |found: &FoundProgram| !found.is_native() || found.is_of_image;
     if let Some(detected) = first.and_then(follow).filter(tells) {
         return Some(detected.detected(true));
     }
@@ -132,14 +132,14 @@ impl Detected {
 }
 
 /// An ELF file.
-struct Found {
+struct FoundProgram {
     arch: &'static Arch,
     path: PathBuf,
     /// Whether it lies on the mount of the root directory.
     is_of_image: bool,
 }
 
-impl Found {
+impl FoundProgram {
     fn is_native(&self) -> bool {
         self.arch.is_native()
     }
@@ -175,7 +175,7 @@ impl Executable {
 }
 
 /// A container's root directory.
-struct Root<'a> {
+struct RootDirectory<'a> {
     dir: BorrowedFd<'a>,
     /// Whether to open nothing on other mounts, whatever they are.
     stays_on_mount: bool,
@@ -183,7 +183,7 @@ struct Root<'a> {
     left_mount: Cell<bool>,
 }
 
-impl Root<'_> {
+impl RootDirectory<'_> {
     /// The program that a command's name leads to, as execvpe(3) has it.
     fn look_up(&self, name: &str, command: &Command) -> Option<Executable> {
         if name.is_empty() {
@@ -201,12 +201,12 @@ impl Root<'_> {
     }
 
     /// The ELF file that `program` is, or that a script leads to; relative names begin at `cwd`.
-    fn follow(&self, mut program: Executable, cwd: &Path) -> Option<Found> {
+    fn follow(&self, mut program: Executable, cwd: &Path) -> Option<FoundProgram> {
         for _ in 0..=SCRIPTS_MAX {
             match kind(&head(&program.open()?)) {
                 Kind::Elf(arch) => {
                     let is_of_image = mount_id(&program.fd).ok()? == mount_id(self.dir).ok()?;
-                    return Some(Found { arch, path: program.path, is_of_image });
+                    return Some(FoundProgram { arch, path: program.path, is_of_image });
                 }
                 Kind::Script(interpreter) => program = self.find(cwd.join(interpreter))?,
                 Kind::Other => return None,

@@ -163,7 +163,7 @@ impl Mount {
         );
         let mut told = [0; STATMOUNT_MAX];
         kernel::statmount(namespace, id, mask, &mut told)?;
-        let told = Told(&told);
+        let told = StatmountText(&told);
         if told.u64(offset_of!(statmount, mask)) & mask != mask {
             return Err(Errno::NOTSUP);
         }
@@ -188,9 +188,9 @@ impl Mount {
 }
 
 /// A `struct statmount` of the kernel, with the strings behind it.
-struct Told<'a>(&'a [u8; STATMOUNT_MAX]);
+struct StatmountText<'a>(&'a [u8; STATMOUNT_MAX]);
 
-impl Told<'_> {
+impl StatmountText<'_> {
     fn u32(&self, offset: usize) -> u32 {
         u32::from_ne_bytes(self.bytes(offset))
     }

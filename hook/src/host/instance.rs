@@ -64,7 +64,7 @@ impl Visible {
 
 /// What a file of an instance is.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum EntryFile {
     /// This entry.
     Understood(Entry),
     /// An entry that cannot be understood, and whether it takes part at exec.
@@ -116,12 +116,12 @@ impl Instance {
                 continue;
             }
             match self.entry(name)? {
-                Some(Found::Understood(entry)) => entries.push(entry),
-                Some(Found::Obscure { enabled: true }) => {
+                Some(EntryFile::Understood(entry)) => entries.push(entry),
+                Some(EntryFile::Obscure { enabled: true }) => {
                     obscure = obscure.or(Some(entries.len()));
                 }
                 // The latter has gone meanwhile.
-                Some(Found::Obscure { enabled: false }) | None => {}
+                Some(EntryFile::Obscure { enabled: false }) | None => {}
             }
             ensure!(
                 entries.len() <= ENTRIES_MAX,
@@ -137,7 +137,7 @@ impl Instance {
     }
 
     /// The entry `name`, if there is one.
-    pub(crate) fn entry(&self, name: &OsStr) -> Result<Option<Found>> {
+    pub(crate) fn entry(&self, name: &OsStr) -> Result<Option<EntryFile>> {
         let mut text = Vec::with_capacity(ENTRY_USUAL);
         match self.open(name, OFlags::RDONLY) {
             Ok(file) => file.take(ENTRY_MAX).read_to_end(&mut text),
@@ -146,7 +146,9 @@ impl Instance {
         }
         .call(|| format!("read binfmt_misc/{}", name.display()))?;
         let enabled = !text.starts_with(b"disabled\n");
-        Ok(Some(Entry::parse(name, &text).map_or(Found::Obscure { enabled }, Found::Understood)))
+        Ok(Some(
+            Entry::parse(name, &text).map_or(EntryFile::Obscure { enabled }, EntryFile::Understood),
+        ))
     }
 
     /// Whether it takes part at exec at all.

@@ -15,7 +15,7 @@ use crate::base::message::{self, Call};
 use crate::host::emulator::Emulator;
 use crate::host::launcher;
 use crate::host::policy::Sha256Sum;
-use crate::host::selinux::Label;
+use crate::host::selinux::SelinuxLabel;
 use crate::host::trust::Host;
 
 /// Where prepared copies are, under the names of the emulators. `SELinux`'s policies label what lies
@@ -30,13 +30,13 @@ const RECORD_LEN: usize = 3072;
 /// What a prepared copy says of itself, at its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct CopyRecord {
     /// How it was made.
     format: u32,
     /// The sum of the launcher in it.
     launcher: String,
     /// What it was made from.
-    source: Source,
+    source: CopySource,
     /// The sum of that file.
     sha256: String,
 }
@@ -44,7 +44,7 @@ pub struct Record {
 /// Which file an emulator is, without reading all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Source {
+struct CopySource {
     /// Where it is.
     path: PathBuf,
     /// In bytes.
@@ -55,13 +55,13 @@ struct Source {
     build_id: Option<String>,
 }
 
-impl Record {
+impl CopyRecord {
     /// Of a copy of `emulator`, whose sum is `sha256`, that is made now.
     pub fn new(emulator: &Emulator, sha256: Sha256Sum) -> Result<Self> {
         Ok(Self {
             format: FORMAT,
             launcher: launcher::SHA256.into(),
-            source: Source::of(emulator)?,
+            source: CopySource::of(emulator)?,
             sha256: sha256.to_string(),
         })
     }
@@ -87,12 +87,12 @@ impl Record {
     fn is_of(&self, emulator: &Emulator) -> bool {
         self.format == FORMAT
             && self.launcher == launcher::SHA256
-            && Source::of(emulator).is_ok_and(|now| self.source.is_still(&now))
+            && CopySource::of(emulator).is_ok_and(|now| self.source.is_still(&now))
             && emulator.sha256.is_none_or(|sum| sum.to_string() == self.sha256)
     }
 }
 
-impl Source {
+impl CopySource {
     fn of(emulator: &Emulator) -> Result<Self> {
         let metadata = emulator.file.metadata().call(|| "fstat".into())?;
         Ok(Self {
@@ -143,7 +143,7 @@ impl Prepared {
     }
 
     fn opened(file: File, path: &Path, emulator: &Emulator) -> Self {
-        let record = Record::read(&file);
+        let record = CopyRecord::read(&file);
         if record.as_ref().is_some_and(|record| record.source.path != emulator.path) {
             return Self::Missing;
         }
@@ -165,7 +165,7 @@ impl Prepared {
 }
 
 /// Fails, saying why, if the copy that is open as `file` is not to be used for `emulator`.
-fn ensure_fresh(file: &File, record: Option<&Record>, emulator: &Emulator) -> Result<()> {
+fn ensure_fresh(file: &File, record: Option<&CopyRecord>, emulator: &Emulator) -> Result<()> {
     ensure!(!is_noexec(file), "is on a file system mounted noexec");
     ensure!(
         record.is_some_and(|record| record.is_of(emulator)),
@@ -176,7 +176,7 @@ fn ensure_fresh(file: &File, record: Option<&Record>, emulator: &Emulator) -> Re
     ensure!(metadata.mode() & 0o111 != 0, "is not executable");
     // With another one, containers that may execute the emulator may not execute its copy: every
     // foreign program would be killed before its first instruction.
-    let (label, emulators) = (Label::of(file)?, Label::of(&emulator.file)?);
+    let (label, emulators) = (SelinuxLabel::of(file)?, SelinuxLabel::of(&emulator.file)?);
     ensure!(
         label == emulators,
         "has another SELinux label than its emulator: {label} instead of {emulators}"

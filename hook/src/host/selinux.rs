@@ -16,9 +16,9 @@ const LABEL_MAX: usize = 4096;
 
 /// A file's label; or that it has none.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Label(Option<Vec<u8>>);
+pub struct SelinuxLabel(Option<Vec<u8>>);
 
-impl Label {
+impl SelinuxLabel {
     /// That of `file`.
     pub fn of(file: &File) -> Result<Self> {
         let mut label = [0; LABEL_MAX];
@@ -38,7 +38,7 @@ impl Label {
     }
 }
 
-impl fmt::Display for Label {
+impl fmt::Display for SelinuxLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             // The kernel ends it with a NUL.

@@ -61,22 +61,22 @@ pub struct Host {
     pub caller: Caller,
     /// The user namespace that it is in.
     pub user_namespace: Namespace,
-    root: Rc<Directory>,
+    root: Rc<KnownDirectory>,
 }
 
 /// A directory of the host.
 #[derive(Debug)]
-struct Directory {
+struct KnownDirectory {
     /// Its name in the one that it is in; / has none.
     name: OsString,
     fd: OwnedFd,
     /// How somebody else could change what is in it.
     problem: Option<String>,
     /// The directories in it that were looked at.
-    known: RefCell<Vec<Rc<Directory>>>,
+    known: RefCell<Vec<Rc<KnownDirectory>>>,
 }
 
-impl Directory {
+impl KnownDirectory {
     fn known(&self, name: &OsStr) -> Option<Rc<Self>> {
         self.known.borrow().iter().find(|directory| directory.name == name).cloned()
     }
@@ -92,7 +92,11 @@ impl Host {
         let stat = rustix::fs::fstat(&fd).call(|| "stat /".into())?;
         let problem = problem(caller, &stat, || "/".into());
         let (name, known) = (OsString::new(), RefCell::default());
-        Ok(Self { caller, user_namespace, root: Rc::new(Directory { name, fd, problem, known }) })
+        Ok(Self {
+            caller,
+            user_namespace,
+            root: Rc::new(KnownDirectory { name, fd, problem, known }),
+        })
     }
 
     /// Opens the regular file at the absolute `path` for reading. Below the directories `system` of /
@@ -139,7 +143,7 @@ struct Walk<'a> {
     path: &'a Path,
     system: &'a [&'a str],
     /// The directories below / that lead here.
-    behind: Vec<Rc<Directory>>,
+    behind: Vec<Rc<KnownDirectory>>,
     /// What is at the end, if that is no directory.
     end: Option<End>,
     /// What is wrong with the first thing on the path that somebody else could change.
@@ -157,7 +161,7 @@ enum End {
 }
 
 /// Where a component of a path leads.
-enum Step {
+enum Leads {
     /// To a directory, or the end.
     On,
     /// It does not exist.
@@ -179,9 +183,9 @@ impl Walk<'_> {
                 Component::Normal(name) => match self
                     .step(name, components.as_path() == Path::new(""))?
                 {
-                    Step::On => {}
-                    Step::Nowhere => return Ok(false),
-                    Step::Link(target) => return self.follow(&target.join(components.as_path())),
+                    Leads::On => {}
+                    Leads::Nowhere => return Ok(false),
+                    Leads::Link(target) => return self.follow(&target.join(components.as_path())),
                 },
             }
         }
@@ -189,18 +193,18 @@ impl Walk<'_> {
     }
 
     /// Follows one component; `is_last` if nothing comes after it.
-    fn step(&mut self, name: &OsStr, is_last: bool) -> Result<Step> {
+    fn step(&mut self, name: &OsStr, is_last: bool) -> Result<Leads> {
         if self.end.is_some() {
-            return Ok(Step::Nowhere); // there is nothing below what is no directory
+            return Ok(Leads::Nowhere); // there is nothing below what is no directory
         }
         let parent = Rc::clone(self.behind.last().unwrap_or(&self.host.root));
         if let Some(known) = parent.known(name) {
             self.enter(known);
-            return Ok(Step::On);
+            return Ok(Leads::On);
         }
         let call = |call: &str| format!("{call} {}", self.here(name).display());
         let (fd, is_readable) = match self.open(&parent, name, is_last) {
-            Err(Errno::NOENT) => return Ok(Step::Nowhere),
+            Err(Errno::NOENT) => return Ok(Leads::Nowhere),
             opened => opened.call(|| call("open"))?,
         };
         let stat = rustix::fs::fstat(&fd).call(|| call("stat"))?;
@@ -209,7 +213,7 @@ impl Walk<'_> {
             FileType::Symlink => return self.link(name, &fd, &stat),
             FileType::Directory => {
                 let (problem, name, known) = (problem(), name.to_owned(), RefCell::default());
-                let directory = Rc::new(Directory { name, fd, problem, known });
+                let directory = Rc::new(KnownDirectory { name, fd, problem, known });
                 parent.known.borrow_mut().push(Rc::clone(&directory));
                 self.enter(directory);
             }
@@ -219,7 +223,7 @@ impl Walk<'_> {
             }
             _ => self.end = Some(End::Other),
         }
-        Ok(Step::On)
+        Ok(Leads::On)
     }
 
     /// Opens `name` in `parent`; of a link, the link itself. Returns whether it can be read: if it is the last
@@ -227,7 +231,7 @@ impl Walk<'_> {
     /// Otherwise it is open as a location only.
     fn open(
         &self,
-        parent: &Directory,
+        parent: &KnownDirectory,
         name: &OsStr,
         is_last: bool,
     ) -> rustix::io::Result<(OwnedFd, bool)> {
@@ -246,18 +250,18 @@ impl Walk<'_> {
         Ok((open(OFlags::PATH)?, false))
     }
 
-    fn enter(&mut self, directory: Rc<Directory>) {
+    fn enter(&mut self, directory: Rc<KnownDirectory>) {
         self.note(directory.problem.clone());
         self.behind.push(directory);
     }
 
-    fn link(&mut self, name: &OsStr, fd: &OwnedFd, stat: &Stat) -> Result<Step> {
+    fn link(&mut self, name: &OsStr, fd: &OwnedFd, stat: &Stat) -> Result<Leads> {
         self.note(foreign_owner(self.host.caller, stat, || self.here(name)));
         self.links += 1;
         ensure!(self.links <= LINKS_MAX, "{}: too many symbolic links", self.path.display());
         let target = rustix::fs::readlinkat(fd, "", Vec::new())
             .call(|| format!("readlink {}", self.here(name).display()))?;
-        Ok(Step::Link(PathBuf::from(OsString::from_vec(target.into_bytes()))))
+        Ok(Leads::Link(PathBuf::from(OsString::from_vec(target.into_bytes()))))
     }
 
     /// Remembers what is wrong, if nothing was before.

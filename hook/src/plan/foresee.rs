@@ -8,7 +8,7 @@ use crate::asked::evidence::Evidence;
 use crate::container::setting::Setting;
 use crate::host::machine::Machine;
 use crate::host::scope::Scope;
-use crate::plan::{Decision, Instance, Plan, decide, meet, or_leave};
+use crate::plan::{Decision, InstanceChoice, Plan, decide, meet, or_leave};
 
 /// A user namespace that the engine would make for the container alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn foresee(
             maps_our_root: own.is_none_or(|own| own.maps_our_root),
             shows_none: Setting::shows_none(policy, prospect.has_own_dev),
         };
-        let instance = Instance { scope, is_ours: scope == Scope::Shared };
+        let instance = InstanceChoice { scope, is_ours: scope == Scope::Shared };
         let decision = meet(need, wish, instance, machine, || Ok((setting, ())))?;
         Ok(decision.map(|(plan, ())| plan))
     });

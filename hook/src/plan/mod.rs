@@ -120,7 +120,7 @@ fn or_leave<P>(
 
 /// The instance that a container would use.
 #[derive(Debug, Clone, Copy)]
-struct Instance {
+struct InstanceChoice {
     scope: Scope,
     /// Whether that is the one of the engine's own processes.
     is_ours: bool,
@@ -131,11 +131,11 @@ struct Instance {
 fn meet<C>(
     need: Need,
     wish: Wish,
-    instance: Instance,
+    instance: InstanceChoice,
     machine: &Machine,
     open: impl FnOnce() -> Result<(Setting, C)>,
 ) -> Result<Decision<(Plan, C)>> {
-    let Instance { scope, is_ours } = instance;
+    let InstanceChoice { scope, is_ours } = instance;
     ensure_in_scope(&wish, scope)?;
     if scope == Scope::Host {
         ensure_served_by_host(machine.handlers()?.as_deref(), &wish.targets)?;

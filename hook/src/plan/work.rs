@@ -17,7 +17,7 @@ use crate::host::instance::{BINFMT_MISC, Visible};
 use crate::host::machine::Machine;
 use crate::host::scope::Scope;
 use crate::plan::carry::{Carry, carries};
-use crate::plan::{Decision, Instance, Plan, decide, meet, or_leave};
+use crate::plan::{Decision, InstanceChoice, Plan, decide, meet, or_leave};
 
 /// A plan, and all that it takes to carry it out.
 #[derive(Debug)]
@@ -68,14 +68,14 @@ pub fn plan(
 }
 
 /// Which instance the container at `place` would use.
-fn instance_of(place: &Place, machine: &Machine) -> Result<Instance> {
+fn instance_of(place: &Place, machine: &Machine) -> Result<InstanceChoice> {
     let ours = machine.host()?.user_namespace;
     let theirs = place.process.user_namespace()?;
     let scope = Scope::of(theirs, ours, place.bundle.config.has_own_user_namespace());
-    Ok(Instance { scope, is_ours: scope == Scope::Shared && theirs == ours })
+    Ok(InstanceChoice { scope, is_ours: scope == Scope::Shared && theirs == ours })
 }
 
-fn work(plan: Plan, container: Container, instance: Instance, machine: &Machine) -> Work {
+fn work(plan: Plan, container: Container, instance: InstanceChoice, machine: &Machine) -> Work {
     let handlers = machine.handlers();
     let unread = handlers.as_ref().err().map(|why| format!("the handlers of the engine: {why:#}"));
     let visible = handlers.unwrap_or_default();

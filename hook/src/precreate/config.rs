@@ -15,15 +15,15 @@ use crate::precreate::devices::Device;
 
 /// Those parts that decide how its container can have a user namespace.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Config {
-    pub(super) process: Option<Process>,
+pub(super) struct FullConfig {
+    pub(super) process: Option<FullProcess>,
     #[serde(default, deserialize_with = "or_default")]
-    pub(super) mounts: Vec<Mount>,
-    pub(super) linux: Option<Linux>,
+    pub(super) mounts: Vec<FullMount>,
+    pub(super) linux: Option<FullLinux>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Process {
+pub(super) struct FullProcess {
     pub(super) capabilities: Option<Capabilities>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Capabilities {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Mount {
+pub(super) struct FullMount {
     pub(super) destination: PathBuf,
     #[serde(rename = "type", default, deserialize_with = "or_default")]
     pub(super) fs_type: String,
@@ -44,7 +44,7 @@ pub(super) struct Mount {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Linux {
+pub(super) struct FullLinux {
     #[serde(default, deserialize_with = "or_default")]
     pub(super) namespaces: Vec<Namespace>,
     #[serde(default, deserialize_with = "or_default")]
@@ -70,7 +70,7 @@ pub(super) enum Network {
     Host,
 }
 
-impl Config {
+impl FullConfig {
     pub(super) fn parse(text: &str) -> Result<Self> {
         serde_json::from_str(text).map_err(|error| malformed(&error))
     }
@@ -98,7 +98,7 @@ impl Config {
         Ok(())
     }
 
-    pub(super) fn mounts_of(&self, bound: Bound) -> impl Iterator<Item = &Mount> {
+    pub(super) fn mounts_of(&self, bound: Bound) -> impl Iterator<Item = &FullMount> {
         self.mounts.iter().filter(move |mount| is_of(mount, bound))
     }
 
@@ -156,7 +156,7 @@ fn is_made_by_podman(path: &Path) -> bool {
             .is_some_and(|name| name.strip_prefix("netns-").is_some_and(is_uuid))
 }
 
-pub(super) fn is_of(mount: &Mount, bound: Bound) -> bool {
+pub(super) fn is_of(mount: &FullMount, bound: Bound) -> bool {
     mount.fs_type == bound.fs_type()
 }
 

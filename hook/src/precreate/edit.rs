@@ -8,7 +8,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::asked::bound::Bound;
 use crate::asked::hook_arguments::of_our_hook;
-use crate::precreate::config::{Mount, is_of, malformed};
+use crate::precreate::config::{FullMount, is_of, malformed};
 use crate::precreate::devices::Device;
 use crate::precreate::json::Object;
 use crate::precreate::rewrite::{Rewrite, is_net};
@@ -64,7 +64,8 @@ fn rewritten_linux(linux: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
 fn rewritten_mounts(mounts: &[Box<RawValue>], rewrite: &Rewrite) -> Result<Vec<Box<RawValue>>> {
     let mut rewritten = Vec::new();
     for text in mounts {
-        let mount: Mount = serde_json::from_str(text.get()).map_err(|error| malformed(&error))?;
+        let mount: FullMount =
+            serde_json::from_str(text.get()).map_err(|error| malformed(&error))?;
         if rewrite.drops_mqueue && mount.fs_type == "mqueue" {
             continue;
         }

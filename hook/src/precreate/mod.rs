@@ -34,8 +34,8 @@ use crate::host::trust::Host;
 use crate::plan::{self, Decision};
 use crate::record::{self, Outcome};
 
-use self::config::Config;
-use self::rewrite::{Engine, ensure_lands_where_it_should};
+use self::config::FullConfig;
+use self::rewrite::{Surroundings, ensure_lands_where_it_should};
 
 /// How this stage is called in the log.
 const STAGE: &str = "precreate";
@@ -182,7 +182,7 @@ fn give_user_namespace(
     if need != Need::Asked {
         wish.targets.iter().try_for_each(|arch| emulator::find(arch, policy, host).map(drop))?;
     }
-    let config = Config::parse(text)?;
+    let config = FullConfig::parse(text)?;
     config.ensure_mappings_are_apart()?;
     if config.namespace("user").is_some() {
         return Ok(Decision::NotAsked);
@@ -197,8 +197,13 @@ fn give_user_namespace(
     }
 }
 
-fn rewritten(text: &str, starting: &Starting, config: &Config, scope: Scope) -> Result<Rewritten> {
-    let rewrite = rewrite::plan(config, &Engine::current(scope, config)?)?;
+fn rewritten(
+    text: &str,
+    starting: &Starting,
+    config: &FullConfig,
+    scope: Scope,
+) -> Result<Rewritten> {
+    let rewrite = rewrite::plan(config, &Surroundings::current(scope, config)?)?;
     ensure_lands_where_it_should(&starting.open_root()?, config, &rewrite.left.bound)?;
     Ok(Rewritten { text: edit::apply(text, &rewrite)?, warnings: rewrite.warnings })
 }

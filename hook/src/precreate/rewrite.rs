@@ -14,7 +14,7 @@ use crate::asked::idmap::IdMapping;
 use crate::base::lookup;
 use crate::base::message::{self, Call};
 use crate::host::scope::Scope;
-use crate::precreate::config::{Config, Mount, Network};
+use crate::precreate::config::{FullConfig, FullMount, Network};
 use crate::precreate::devices;
 
 /// To listen on a port below it takes `CAP_NET_BIND_SERVICE` over the user namespace that owns the
@@ -23,7 +23,7 @@ pub(super) const PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
 
 /// What the runtime will find: in the namespaces of this process.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(super) struct Surroundings {
     /// The scope of a container without a user namespace.
     pub(super) scope: Scope,
     pub(super) uid_map: Vec<IdMapping>,
@@ -49,8 +49,8 @@ pub(super) struct Rewrite {
     pub(super) warnings: Vec<String>,
 }
 
-impl Engine {
-    pub(super) fn current(scope: Scope, config: &Config) -> Result<Self> {
+impl Surroundings {
+    pub(super) fn current(scope: Scope, config: &FullConfig) -> Result<Self> {
         let read =
             |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
         let port_start = format!("/proc/sys/{}", PORT_START.replace('.', "/"));
@@ -65,7 +65,7 @@ impl Engine {
 }
 
 /// Decides how the container of `config` gets its user namespace. Fails where it cannot have one.
-pub(super) fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
+pub(super) fn plan(config: &FullConfig, engine: &Surroundings) -> Result<Rewrite> {
     let pid = config.namespace("pid");
     // Binding the engine's /proc would show the processes of the host.
     ensure!(
@@ -103,7 +103,7 @@ pub(super) fn plan(config: &Config, engine: &Engine) -> Result<Rewrite> {
 
 /// What is to be set in the container's network from outside, since that belongs to the engine's
 /// user namespace.
-fn sysctls(config: &Config, network: Network) -> BTreeMap<String, String> {
+fn sysctls(config: &FullConfig, network: Network) -> BTreeMap<String, String> {
     if matches!(network, Network::RuntimeMade | Network::Host) {
         return BTreeMap::new();
     }
@@ -120,7 +120,7 @@ fn sysctls(config: &Config, network: Network) -> BTreeMap<String, String> {
 }
 
 /// What the container would have without a user namespace, and cannot have in one.
-fn warnings(config: &Config, engine: &Engine, network: Network) -> Vec<String> {
+fn warnings(config: &FullConfig, engine: &Surroundings, network: Network) -> Vec<String> {
     let mut warnings = Vec::new();
     // Somebody who is not root has no rights over the host's network anyway.
     let had_network = network == Network::Joined || engine.scope == Scope::Host;
@@ -150,7 +150,8 @@ fn warnings(config: &Config, engine: &Engine, network: Network) -> Vec<String> {
             "in its user namespace the container cannot make device nodes; use --device".to_owned(),
         );
     }
-    let is_shared = |mount: &Mount| mount.options.iter().any(|o| o == "shared" || o == "rshared");
+    let is_shared =
+        |mount: &FullMount| mount.options.iter().any(|o| o == "shared" || o == "rshared");
     if config.mounts.iter().any(is_shared) {
         warnings.push(
             "what is mounted in a shared volume inside the container's user namespace does not \
@@ -172,7 +173,7 @@ pub(super) fn is_net(sysctl: &str) -> bool {
 /// What is in volumes, and what has changed by then, is for [`crate::apply::guard`].
 pub(super) fn ensure_lands_where_it_should(
     root: &OwnedFd,
-    config: &Config,
+    config: &FullConfig,
     bound: &[Bound],
 ) -> Result<()> {
     let devices = config.linux.iter().flat_map(|linux| &linux.devices).map(|d| &*d.path);

@@ -36,8 +36,8 @@ fn podman() -> serde_json::Value {
     })
 }
 
-fn engine() -> Engine {
-    Engine {
+fn engine() -> Surroundings {
+    Surroundings {
         scope: Scope::Host,
         uid_map: IdMapping::identity("         0          0 4294967295\n").unwrap(),
         gid_map: IdMapping::identity("0 0 1000\n1000 5000 10\n").unwrap(),
@@ -141,7 +141,7 @@ fn devices_of_another_name_are_bound() {
     let devices = [("/dev/word".into(), "/dev/null".into())].into();
     let rewrite = rewrite::plan(
         &serde_json::from_value(config.clone()).unwrap(),
-        &Engine { devices, ..engine() },
+        &Surroundings { devices, ..engine() },
     );
     let text = edit::apply(&config.to_string(), &rewrite.unwrap()).unwrap();
     let config: Value = serde_json::from_str(&text).unwrap();
@@ -218,7 +218,7 @@ fn rights_that_are_lost_are_named() {
     let mut config = with_namespace("network", Way::Shares);
     config["process"]["capabilities"]["bounding"] =
         json!(["CAP_NET_ADMIN", "CAP_MKNOD", "CAP_NET_BIND_SERVICE"]);
-    let rootless = Engine { scope: Scope::Shared, ..engine() };
+    let rootless = Surroundings { scope: Scope::Shared, ..engine() };
     let rewrite = rewrite::plan(&serde_json::from_value(config).unwrap(), &rootless).unwrap();
     assert_eq!(rewrite.warnings, [""; 0]);
 }
@@ -259,7 +259,7 @@ fn mappings_that_overlap_are_refused() {
         for kind in ["uidMappings", "gidMappings"] {
             let mut config = podman();
             config["linux"][kind] = json!([map(0, 1000, 10), second]);
-            let config: Config = serde_json::from_value(config).unwrap();
+            let config: FullConfig = serde_json::from_value(config).unwrap();
             assert_eq!(config.ensure_mappings_are_apart().is_err(), overlaps, "{second}");
         }
     }
