@@ -11,6 +11,8 @@
 //! (`create_elf_tables`), the System V ABI's chapter "Process Initialization" of both processors.
 #![no_std]
 #![no_builtins] // a loop must not become a call of memcpy or strlen: there is none
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))] // for others it is not written
+#![allow(unsafe_code)] // it edits memory that the kernel has laid out, and there is no libc for its calls
 
 use core::arch::{asm, global_asm};
 use core::mem::MaybeUninit;
@@ -24,7 +26,7 @@ const AT_SECURE: usize = 23;
 const RLIMIT_CORE: usize = 4;
 /// `include/uapi/linux/fcntl.h`
 const F_DUPFD: usize = 0;
-const AT_FDCWD: usize = -100_isize as usize;
+const AT_FDCWD: usize = (-100_isize).cast_unsigned();
 const AT_SYMLINK_NOFOLLOW: usize = 0x100;
 const AT_EMPTY_PATH: usize = 0x1000;
 /// What statx(2) is to tell, and where it stands (`include/uapi/linux/stat.h`).
@@ -114,7 +116,8 @@ global_asm!(
 );
 
 /// What the kernel puts on a new program's stack: the number of arguments, a pointer to each and a
-/// null, a pointer to each variable of the environment and a null, pairs of words up to `AT_NULL`.
+/// null, a pointer to each variable of the environment and a null, pairs of words up to `AT_NULL`. The
+/// strings end in NUL. All of it is memory that the program may write.
 struct Start {
     argc: usize,
     argv: *mut usize,
@@ -123,21 +126,26 @@ struct Start {
 }
 
 impl Start {
+    /// # Safety
+    ///
+    /// `sp` leads to what the kernel puts on a new program's stack.
     unsafe fn at(sp: *mut usize) -> Self {
+        // SAFETY: the number of arguments comes first, so many pointers and a null stand before the
+        // environment, and a null ends that.
         unsafe {
-            let argc = *sp;
             let argv = sp.add(1);
-            let envp = argv.add(argc + 1);
+            let envp = argv.add(*sp + 1);
             let mut auxv = envp;
             while *auxv != 0 {
                 auxv = auxv.add(1);
             }
-            Self { argc, argv, envp, auxv: auxv.add(1) }
+            Self { argc: *sp, argv, envp, auxv: auxv.add(1) }
         }
     }
 
     /// Where the value of this kind is in the auxiliary vector; null if it is not there.
-    unsafe fn value_of(&self, kind: usize) -> *mut usize {
+    fn value_of(&self, kind: usize) -> *mut usize {
+        // SAFETY: a `Start` is made by `at` alone, so `auxv` leads to pairs up to `AT_NULL`.
         unsafe {
             let mut pair = self.auxv;
             while *pair != AT_NULL {
@@ -152,7 +160,13 @@ impl Start {
 }
 
 /// How many bytes an edited copy can take, and a path: a multiple of 16.
+///
+/// # Safety
+///
+/// As for [`Start::at`].
 unsafe extern "C" fn room(sp: *mut usize) -> usize {
+    // SAFETY: `sp` leads to a `Start`: `AT_NULL` ends the pairs, and the first argument, if there is one,
+    // ends in NUL.
     unsafe {
         let start = Start::at(sp);
         let mut end = start.auxv;
@@ -168,7 +182,14 @@ unsafe extern "C" fn room(sp: *mut usize) -> usize {
 
 /// Writes the stack that the emulator is to have to `to`, with `room` bytes below the kernel's, `sp`.
 /// Returns the one to be used.
+///
+/// # Safety
+///
+/// As for [`Start::at`]; `to` is [`room`] bytes below `sp`, and nothing else uses the memory between.
 unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut usize {
+    // SAFETY: `sp` leads to a `Start`, of which no argument after the last is looked at. `room` has counted
+    // the copy, which begins at `to`, and the path, whose buffer ends at `sp`. The system calls get memory
+    // that is there while they last, and close a descriptor that only the auxiliary vector tells of.
     unsafe {
         let start = Start::at(sp);
         // The kernel has told where the launcher begins.
@@ -198,7 +219,7 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
             let moved = system_call(nr::FCNTL, [*execfd, F_DUPFD, FIRST_FREE, 0, 0]);
             if moved >= 0 {
                 system_call(nr::CLOSE, [*execfd, 0, 0, 0, 0]);
-                *execfd = moved as usize;
+                *execfd = moved.cast_unsigned();
             } else if secure {
                 exit();
             }
@@ -212,7 +233,7 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
             }
             // The program's name is the caller's choice; QEMU goes by it for /proc/self/exe.
             if start.argc > 1 {
-                *start.argv.add(1) = name_of(*execfd, (sp as *mut u8).sub(PATH_MAX)) as usize;
+                *start.argv.add(1) = name_of(*execfd, sp.cast::<u8>().sub(PATH_MAX)) as usize;
             }
         }
         write(&start, secure, to);
@@ -222,7 +243,13 @@ unsafe extern "C" fn edit(sp: *mut usize, to: *mut usize, entry: usize) -> *mut 
 
 /// Writes the edited copy: the emulator's options, `--`, the program and its arguments, the
 /// environment, the auxiliary vector.
+///
+/// # Safety
+///
+/// From `to` on there is memory for as much as `room` counts for this `start`, and nothing else uses it.
 unsafe fn write(start: &Start, secure: bool, to: *mut usize) {
+    // SAFETY: a null or `AT_NULL` ends each list of a `Start`, a NUL each string, of which the first may be
+    // written; `room` has counted each word of the copy.
     unsafe {
         let first = to.add(1);
         let mut next = first;
@@ -266,7 +293,13 @@ unsafe fn write(start: &Start, secure: bool, to: *mut usize) {
 /// Splits the handler's interpreter, which the kernel gives as the first argument, at its blanks:
 /// `qemu-aarch64 -cpu max ! -strace`. What stands after `!` is not for set-user-ID runs. Returns where
 /// the next argument goes.
+///
+/// # Safety
+///
+/// `text` ends in NUL and may be written. From `next` on there is memory for a pointer to each word.
 unsafe fn write_options(mut text: *mut u8, secure: bool, mut next: *mut usize) -> *mut usize {
+    // SAFETY: the NUL ends the last word, and after any other character there is one more. A pointer is
+    // written at most once for a word.
     unsafe {
         let mut is_left_out = false;
         loop {
@@ -293,7 +326,14 @@ unsafe fn write_options(mut text: *mut u8, secure: bool, mut next: *mut usize) -
 /// The path of what the descriptor was opened from, as the kernel knows it, written to `buffer` of
 /// `PATH_MAX` bytes. A name that leads nowhere, if there is no /proc, if the file has no path (any
 /// more), and if somebody but root could put another file there.
+///
+/// # Safety
+///
+/// `buffer` has these bytes, and nothing else uses them.
 unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
+    // SAFETY: `link` has room for the directory, at most 20 digits, and the NUL. The kernel writes `taken`
+    // bytes to `buffer`, and is given one less than there are, so that a NUL has its place after them;
+    // they are read if there are any.
     unsafe {
         let mut link = [0_u8; 40]; // enough for the directory, and for any number
         let link = link.as_mut_ptr();
@@ -310,7 +350,9 @@ unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
         }
         rest = fd;
         loop {
-            *link.add(i) = b'0' + (rest % 10) as u8;
+            #[allow(clippy::cast_possible_truncation)] // it is a digit
+            let digit = (rest % 10) as u8;
+            *link.add(i) = b'0' + digit;
             rest /= 10;
             if rest == 0 {
                 break;
@@ -323,10 +365,10 @@ unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
         );
         // A file that is gone ends in " (deleted)", one of another root begins with "(unreachable)".
         // Who names a file so that it looks like that cannot have its path.
-        if taken <= 0 || *buffer != b'/' || *buffer.add(taken as usize - 1) == b')' {
+        if taken <= 0 || *buffer != b'/' || *buffer.add(taken.cast_unsigned() - 1) == b')' {
             return (&raw const EMPTY).cast();
         }
-        *buffer.add(taken as usize) = 0;
+        *buffer.add(taken.cast_unsigned()) = 0;
         if is_roots_alone(buffer) && leads_to(buffer, fd) {
             buffer
         } else {
@@ -336,7 +378,13 @@ unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
 }
 
 /// Whether every directory of this absolute path belongs to root, and nobody else may write it.
+///
+/// # Safety
+///
+/// `path` ends in NUL and may be written.
 unsafe fn is_roots_alone(path: *mut u8) -> bool {
+    // SAFETY: after a slash there is another byte, if only the NUL, which may be written and is put back.
+    // `status` is read only after `look` has filled it.
     unsafe {
         let mut status = Status::uninit();
         let mut end = path;
@@ -359,7 +407,12 @@ unsafe fn is_roots_alone(path: *mut u8) -> bool {
 }
 
 /// Whether what was looked at belongs to root, and nobody else may write it.
+///
+/// # Safety
+///
+/// `look` has filled `status`.
 unsafe fn is_roots(status: &Status) -> bool {
+    // SAFETY: all of `status` is there, and both places are in it.
     unsafe {
         let status = status.as_ptr().cast::<u8>();
         let owner = status.add(STX_UID).cast::<u32>().read_unaligned();
@@ -369,7 +422,12 @@ unsafe fn is_roots(status: &Status) -> bool {
 
 /// Whether the path is that of this very file. Where /proc is not mounted, it may have come from
 /// somebody who made a directory of that name.
+///
+/// # Safety
+///
+/// `path` ends in NUL.
 unsafe fn leads_to(path: *const u8, fd: usize) -> bool {
+    // SAFETY: both paths end in NUL. Words are read only after `look` has filled what they are in.
     unsafe {
         let (mut there, mut here) = (Status::uninit(), Status::uninit());
         let are_known =
@@ -386,8 +444,15 @@ unsafe fn leads_to(path: *const u8, fd: usize) -> bool {
 /// Not set to zero before it is written, which would be a call of memset.
 type Status = MaybeUninit<[u8; STATX_LEN]>;
 
-/// What is at `path`, or, if that is empty, what is open as `at`. Whether that could be told.
+/// What is at `path`, or, if that is empty, what is open as `at`. Whether that could be told; if so, all
+/// of `status` is filled.
+///
+/// # Safety
+///
+/// `path` ends in NUL.
 unsafe fn look(at: usize, path: *const u8, status: &mut Status) -> bool {
+    // SAFETY: the kernel reads a path that ends in NUL, and writes a `struct statx`, which is as large as
+    // a `Status`.
     unsafe {
         let flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
         let status = status.as_mut_ptr() as usize;
@@ -395,7 +460,14 @@ unsafe fn look(at: usize, path: *const u8, status: &mut Status) -> bool {
     }
 }
 
+/// Whether a set-user-ID emulator must not see this variable.
+///
+/// # Safety
+///
+/// `variable` ends in NUL.
 unsafe fn is_dropped(variable: *const u8) -> bool {
+    // SAFETY: both strings end in NUL, and the first NUL or difference ends their comparison. `DROPPED`
+    // ends in an empty string, after which nothing is read.
     unsafe {
         let mut prefix = (&raw const DROPPED).cast::<u8>();
         while *prefix != 0 {
@@ -412,7 +484,13 @@ unsafe fn is_dropped(variable: *const u8) -> bool {
     }
 }
 
+/// How many bytes stand before the NUL.
+///
+/// # Safety
+///
+/// `text` ends in NUL.
 unsafe fn length(text: *const u8) -> usize {
+    // SAFETY: nothing is read after the NUL.
     unsafe {
         let mut length = 0;
         while *text.add(length) != 0 {
@@ -432,43 +510,48 @@ fn exit() -> ! {
 /// The kernel's numbers: `arch/x86/entry/syscalls/syscall_64.tbl`, `include/uapi/asm-generic/unistd.h`.
 #[cfg(target_arch = "x86_64")]
 mod nr {
-    pub const WRITE: usize = 1;
-    pub const CLOSE: usize = 3;
-    pub const FCNTL: usize = 72;
-    pub const EXIT_GROUP: usize = 231;
-    pub const READLINKAT: usize = 267;
-    pub const PRLIMIT64: usize = 302;
-    pub const STATX: usize = 332;
+    pub(super) const WRITE: usize = 1;
+    pub(super) const CLOSE: usize = 3;
+    pub(super) const FCNTL: usize = 72;
+    pub(super) const EXIT_GROUP: usize = 231;
+    pub(super) const READLINKAT: usize = 267;
+    pub(super) const PRLIMIT64: usize = 302;
+    pub(super) const STATX: usize = 332;
 }
 #[cfg(target_arch = "aarch64")]
 mod nr {
-    pub const FCNTL: usize = 25;
-    pub const CLOSE: usize = 57;
-    pub const WRITE: usize = 64;
-    pub const READLINKAT: usize = 78;
-    pub const EXIT_GROUP: usize = 94;
-    pub const PRLIMIT64: usize = 261;
-    pub const STATX: usize = 291;
+    pub(super) const FCNTL: usize = 25;
+    pub(super) const CLOSE: usize = 57;
+    pub(super) const WRITE: usize = 64;
+    pub(super) const READLINKAT: usize = 78;
+    pub(super) const EXIT_GROUP: usize = 94;
+    pub(super) const PRLIMIT64: usize = 261;
+    pub(super) const STATX: usize = 291;
 }
 
 /// Returns what the kernel does: a negative number is an error's.
-#[cfg(target_arch = "x86_64")]
-unsafe fn system_call(number: usize, [a, b, c, d, e]: [usize; 5]) -> isize {
+///
+/// # Safety
+///
+/// The arguments are what the call of this number takes. What they point to is memory that the call may
+/// read or write, and nothing relies on a descriptor that it closes.
+unsafe fn system_call(number: usize, arguments: [usize; 5]) -> isize {
+    let [first, second, third, fourth, fifth] = arguments;
     let result: isize;
-    // The number in rax, arguments in rdi, rsi, rdx, r10, r8; rcx and r11 are lost (ABI AMD64, A.2.1).
+    // SAFETY: the caller vouches for what the call does. The number is in rax, the arguments are in rdi,
+    // rsi, rdx, r10, r8; rcx and r11 are lost (ABI AMD64, A.2.1).
+    #[cfg(target_arch = "x86_64")]
     unsafe {
-        asm!("syscall", inlateout("rax") number as isize => result, in("rdi") a, in("rsi") b, in("rdx") c,
-            in("r10") d, in("r8") e, lateout("rcx") _, lateout("r11") _, options(nostack));
+        asm!("syscall", inlateout("rax") number.cast_signed() => result, in("rdi") first, in("rsi") second,
+            in("rdx") third, in("r10") fourth, in("r8") fifth, lateout("rcx") _, lateout("r11") _,
+            options(nostack));
     }
-    result
-}
-#[cfg(target_arch = "aarch64")]
-unsafe fn system_call(number: usize, [a, b, c, d, e]: [usize; 5]) -> isize {
-    let result: isize;
-    // The number in x8, arguments from x0 on, the result in x0 (arch/arm64/kernel/syscall.c).
+    // SAFETY: the caller vouches for what the call does. The number is in x8, the arguments are in x0 and
+    // what follows it, the result is in x0 (arch/arm64/kernel/syscall.c).
+    #[cfg(target_arch = "aarch64")]
     unsafe {
-        asm!("svc 0", in("x8") number, inlateout("x0") a as isize => result, in("x1") b, in("x2") c,
-            in("x3") d, in("x4") e, options(nostack));
+        asm!("svc 0", in("x8") number, inlateout("x0") first.cast_signed() => result, in("x1") second,
+            in("x2") third, in("x3") fourth, in("x4") fifth, options(nostack));
     }
     result
 }
