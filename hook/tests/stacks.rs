@@ -113,24 +113,37 @@ impl Stack {
         unsafe { Self::read(result) }
     }
 
+    /// What a program would find there.
+    ///
+    /// # Safety
+    ///
+    /// `at` leads to lists as the kernel makes them: of strings up to a null, of pairs up to `AT_NULL`.
     unsafe fn read(mut at: *const usize) -> Self {
         unsafe fn next(at: &mut *const usize) -> usize {
-            let word = unsafe { **at };
-            *at = unsafe { at.add(1) };
-            word
+            // SAFETY: the caller has not read the last word yet.
+            unsafe {
+                let word = **at;
+                *at = at.add(1);
+                word
+            }
         }
         unsafe fn list(at: &mut *const usize) -> Vec<String> {
             let mut list = Vec::new();
-            loop {
-                match unsafe { next(at) } {
-                    0 => return list,
-                    text => {
-                        let text = unsafe { CStr::from_ptr(text as *const _) };
-                        list.push(text.to_str().unwrap().to_owned());
+            // SAFETY: a null ends the list, and what comes before it are strings that end in NUL.
+            unsafe {
+                loop {
+                    match next(at) {
+                        0 => return list,
+                        text => {
+                            let text = CStr::from_ptr(text as *const _);
+                            list.push(text.to_str().unwrap().to_owned());
+                        }
                     }
                 }
             }
         }
+        // SAFETY: the number of arguments comes first, then the two lists of strings, and nothing is read
+        // after `AT_NULL` and its value.
         unsafe {
             let count = next(&mut at);
             let (argv, envp) = (list(&mut at), list(&mut at));
