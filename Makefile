@@ -170,8 +170,7 @@ images: build
 
 lint:
 	$(CARGO) fmt --check
-	rustfmt --check --edition 2024 --config-path rustfmt.toml launcher/launcher.rs
-	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	shellcheck --shell=bash --exclude=SC2016 tests/apt.bash tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
 		tests/kernels tests/lab tests/mirror.bash tests/root tests/setup_suite.bash tests/debian tests/bench \
 		tests/host-with-handlers packaging/package
