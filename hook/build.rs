@@ -1,5 +1,5 @@
 //! Builds the launcher (`launcher/launcher.rs`) for the machine that the hook is built for, to the
-//! bytes that `src/launcher.rs` puts into emulators. Nothing, for machines that it is not written for.
+//! bytes that `src/host/launcher.rs` puts into emulators. Nothing, for machines that it is not written for.
 //! Their SHA-256 sum is taken here, too: with it the hook knows its own copies at every start.
 
 use std::env::var;

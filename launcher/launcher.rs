@@ -1,6 +1,6 @@
 //! The launcher: a few instructions that run before the emulator's own.
 //!
-//! A wrapped emulator (`hook/src/launcher.rs`) is a static emulator with this as its ELF entry point.
+//! A wrapped emulator (`hook/src/host/launcher.rs`) is a static emulator with this as its ELF entry point.
 //! The kernel maps the whole file; the launcher edits what the kernel has put on the stack (the
 //! arguments, the environment, the auxiliary vector) and jumps to the emulator's own entry point. So
 //! the emulator gets options that the guest does not see, and in a set-user-ID run nothing by which
@@ -9,37 +9,29 @@
 //! It has no libc, no writable data, no relocations and no way to panic: `launcher.ld` and the linker
 //! refuse it otherwise. Sources: `fs/binfmt_misc.c` (`load_misc_binary`), `fs/binfmt_elf.c`
 //! (`create_elf_tables`), the System V ABI's chapter "Process Initialization" of both processors.
+//!
+//! Prepared copies of emulators are known by the sum of these bytes, and have to be made again when it
+//! changes. Functions and statics stand there in the order of their symbols' names, so it changes, too,
+//! when one of them moves to another module.
 #![no_std]
 #![no_builtins] // a loop must not become a call of memcpy or strlen: there is none
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))] // for others it is not written
 #![allow(unsafe_code)] // it edits memory that the kernel has laid out, and there is no libc for its calls
 
-use core::arch::{asm, global_asm};
-use core::mem::MaybeUninit;
+use core::arch::global_asm;
 
-// include/uapi/linux/auxvec.h
-const AT_NULL: usize = 0;
-const AT_EXECFD: usize = 2;
-const AT_ENTRY: usize = 9;
-const AT_SECURE: usize = 23;
+use name::{PATH_MAX, name_of};
+use start::{AT_ENTRY, AT_EXECFD, AT_NULL, AT_SECURE, Start};
+use system_call::{nr, system_call};
+
+mod name;
+mod start;
+mod system_call;
+
 /// `include/uapi/asm-generic/resource.h`
 const RLIMIT_CORE: usize = 4;
 /// `include/uapi/linux/fcntl.h`
 const F_DUPFD: usize = 0;
-const AT_FDCWD: usize = (-100_isize).cast_unsigned();
-const AT_SYMLINK_NOFOLLOW: usize = 0x100;
-const AT_EMPTY_PATH: usize = 0x1000;
-/// What statx(2) is to tell, and where it stands (`include/uapi/linux/stat.h`).
-const STATX_MODE_UID_INO: usize = 0x2 | 0x8 | 0x100;
-const STATX_LEN: usize = 256;
-const STX_UID: usize = 20;
-const STX_MODE: usize = 28;
-const STX_INO: usize = 32;
-const STX_DEV: usize = 136;
-/// The write permissions of group and others.
-const GO_WRITE: u8 = 0o022;
-/// The longest path that the kernel gives or takes, its NUL included (`include/uapi/linux/limits.h`).
-const PATH_MAX: usize = 4096;
 const STDERR: usize = 2;
 /// The first descriptor that is no standard stream.
 const FIRST_FREE: usize = 3;
@@ -114,50 +106,6 @@ global_asm!(
     room = sym room,
     edit = sym edit,
 );
-
-/// What the kernel puts on a new program's stack: the number of arguments, a pointer to each and a
-/// null, a pointer to each variable of the environment and a null, pairs of words up to `AT_NULL`. The
-/// strings end in NUL. All of it is memory that the program may write.
-struct Start {
-    argc: usize,
-    argv: *mut usize,
-    envp: *mut usize,
-    auxv: *mut usize,
-}
-
-impl Start {
-    /// # Safety
-    ///
-    /// `sp` leads to what the kernel puts on a new program's stack.
-    unsafe fn at(sp: *mut usize) -> Self {
-        // SAFETY: the number of arguments comes first, so many pointers and a null stand before the
-        // environment, and a null ends that.
-        unsafe {
-            let argv = sp.add(1);
-            let envp = argv.add(*sp + 1);
-            let mut auxv = envp;
-            while *auxv != 0 {
-                auxv = auxv.add(1);
-            }
-            Self { argc: *sp, argv, envp, auxv: auxv.add(1) }
-        }
-    }
-
-    /// Where the value of this kind is in the auxiliary vector; null if it is not there.
-    fn value_of(&self, kind: usize) -> *mut usize {
-        // SAFETY: a `Start` is made by `at` alone, so `auxv` leads to pairs up to `AT_NULL`.
-        unsafe {
-            let mut pair = self.auxv;
-            while *pair != AT_NULL {
-                if *pair == kind {
-                    return pair.add(1);
-                }
-                pair = pair.add(2);
-            }
-            core::ptr::null_mut()
-        }
-    }
-}
 
 /// How many bytes an edited copy can take, and a path: a multiple of 16.
 ///
@@ -323,143 +271,6 @@ unsafe fn write_options(mut text: *mut u8, secure: bool, mut next: *mut usize) -
     }
 }
 
-/// The path of what the descriptor was opened from, as the kernel knows it, written to `buffer` of
-/// `PATH_MAX` bytes. A name that leads nowhere, if there is no /proc, if the file has no path (any
-/// more), and if somebody but root could put another file there.
-///
-/// # Safety
-///
-/// `buffer` has these bytes, and nothing else uses them.
-unsafe fn name_of(fd: usize, buffer: *mut u8) -> *const u8 {
-    // SAFETY: `link` has room for the directory, at most 20 digits, and the NUL. The kernel writes `taken`
-    // bytes to `buffer`, and is given one less than there are, so that a NUL has its place after them;
-    // they are read if there are any.
-    unsafe {
-        let mut link = [0_u8; 40]; // enough for the directory, and for any number
-        let link = link.as_mut_ptr();
-        let mut i = 0;
-        while i < DESCRIPTORS.len() {
-            *link.add(i) = *(&raw const DESCRIPTORS).cast::<u8>().add(i);
-            i += 1;
-        }
-        // The digits, the last one first; the NUL after them is there.
-        let mut rest = fd;
-        while rest >= 10 {
-            rest /= 10;
-            i += 1;
-        }
-        rest = fd;
-        loop {
-            #[allow(clippy::cast_possible_truncation)] // it is a digit
-            let digit = (rest % 10) as u8;
-            *link.add(i) = b'0' + digit;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-            i -= 1;
-        }
-        let taken = system_call(
-            nr::READLINKAT,
-            [AT_FDCWD, link as usize, buffer as usize, PATH_MAX - 1, 0],
-        );
-        // A file that is gone ends in " (deleted)", one of another root begins with "(unreachable)".
-        // Who names a file so that it looks like that cannot have its path.
-        if taken <= 0 || *buffer != b'/' || *buffer.add(taken.cast_unsigned() - 1) == b')' {
-            return (&raw const EMPTY).cast();
-        }
-        *buffer.add(taken.cast_unsigned()) = 0;
-        if is_roots_alone(buffer) && leads_to(buffer, fd) {
-            buffer
-        } else {
-            (&raw const EMPTY).cast()
-        }
-    }
-}
-
-/// Whether every directory of this absolute path belongs to root, and nobody else may write it.
-///
-/// # Safety
-///
-/// `path` ends in NUL and may be written.
-unsafe fn is_roots_alone(path: *mut u8) -> bool {
-    // SAFETY: after a slash there is another byte, if only the NUL, which may be written and is put back.
-    // `status` is read only after `look` has filled it.
-    unsafe {
-        let mut status = Status::uninit();
-        let mut end = path;
-        while *end != 0 {
-            if *end == b'/' {
-                // The path up to this slash and with it.
-                let after = end.add(1);
-                let kept = *after;
-                *after = 0;
-                let is_known = look(AT_FDCWD, path, &mut status);
-                *after = kept;
-                if !is_known || !is_roots(&status) {
-                    return false;
-                }
-            }
-            end = end.add(1);
-        }
-        true
-    }
-}
-
-/// Whether what was looked at belongs to root, and nobody else may write it.
-///
-/// # Safety
-///
-/// `look` has filled `status`.
-unsafe fn is_roots(status: &Status) -> bool {
-    // SAFETY: all of `status` is there, and both places are in it.
-    unsafe {
-        let status = status.as_ptr().cast::<u8>();
-        let owner = status.add(STX_UID).cast::<u32>().read_unaligned();
-        owner == 0 && *status.add(STX_MODE) & GO_WRITE == 0
-    }
-}
-
-/// Whether the path is that of this very file. Where /proc is not mounted, it may have come from
-/// somebody who made a directory of that name.
-///
-/// # Safety
-///
-/// `path` ends in NUL.
-unsafe fn leads_to(path: *const u8, fd: usize) -> bool {
-    // SAFETY: both paths end in NUL. Words are read only after `look` has filled what they are in.
-    unsafe {
-        let (mut there, mut here) = (Status::uninit(), Status::uninit());
-        let are_known =
-            look(AT_FDCWD, path, &mut there) && look(fd, (&raw const EMPTY).cast(), &mut here);
-        let word = |status: &Status, at| {
-            status.as_ptr().cast::<u8>().add(at).cast::<u64>().read_unaligned()
-        };
-        are_known
-            && word(&there, STX_INO) == word(&here, STX_INO)
-            && word(&there, STX_DEV) == word(&here, STX_DEV)
-    }
-}
-
-/// Not set to zero before it is written, which would be a call of memset.
-type Status = MaybeUninit<[u8; STATX_LEN]>;
-
-/// What is at `path`, or, if that is empty, what is open as `at`. Whether that could be told; if so, all
-/// of `status` is filled.
-///
-/// # Safety
-///
-/// `path` ends in NUL.
-unsafe fn look(at: usize, path: *const u8, status: &mut Status) -> bool {
-    // SAFETY: the kernel reads a path that ends in NUL, and writes a `struct statx`, which is as large as
-    // a `Status`.
-    unsafe {
-        let flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
-        let status = status.as_mut_ptr() as usize;
-        system_call(nr::STATX, [at, path as usize, flags, STATX_MODE_UID_INO, status]) == 0
-    }
-}
-
 /// Whether a set-user-ID emulator must not see this variable.
 ///
 /// # Safety
@@ -505,53 +316,4 @@ fn exit() -> ! {
         // SAFETY: it does not come back.
         unsafe { system_call(nr::EXIT_GROUP, [EXIT_NOT_EXECUTED, 0, 0, 0, 0]) };
     }
-}
-
-/// The kernel's numbers: `arch/x86/entry/syscalls/syscall_64.tbl`, `include/uapi/asm-generic/unistd.h`.
-#[cfg(target_arch = "x86_64")]
-mod nr {
-    pub(super) const WRITE: usize = 1;
-    pub(super) const CLOSE: usize = 3;
-    pub(super) const FCNTL: usize = 72;
-    pub(super) const EXIT_GROUP: usize = 231;
-    pub(super) const READLINKAT: usize = 267;
-    pub(super) const PRLIMIT64: usize = 302;
-    pub(super) const STATX: usize = 332;
-}
-#[cfg(target_arch = "aarch64")]
-mod nr {
-    pub(super) const FCNTL: usize = 25;
-    pub(super) const CLOSE: usize = 57;
-    pub(super) const WRITE: usize = 64;
-    pub(super) const READLINKAT: usize = 78;
-    pub(super) const EXIT_GROUP: usize = 94;
-    pub(super) const PRLIMIT64: usize = 261;
-    pub(super) const STATX: usize = 291;
-}
-
-/// Returns what the kernel does: a negative number is an error's.
-///
-/// # Safety
-///
-/// The arguments are what the call of this number takes. What they point to is memory that the call may
-/// read or write, and nothing relies on a descriptor that it closes.
-unsafe fn system_call(number: usize, arguments: [usize; 5]) -> isize {
-    let [first, second, third, fourth, fifth] = arguments;
-    let result: isize;
-    // SAFETY: the caller vouches for what the call does. The number is in rax, the arguments are in rdi,
-    // rsi, rdx, r10, r8; rcx and r11 are lost (ABI AMD64, A.2.1).
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        asm!("syscall", inlateout("rax") number.cast_signed() => result, in("rdi") first, in("rsi") second,
-            in("rdx") third, in("r10") fourth, in("r8") fifth, lateout("rcx") _, lateout("r11") _,
-            options(nostack));
-    }
-    // SAFETY: the caller vouches for what the call does. The number is in x8, the arguments are in x0 and
-    // what follows it, the result is in x0 (arch/arm64/kernel/syscall.c).
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        asm!("svc 0", in("x8") number, inlateout("x0") first.cast_signed() => result, in("x1") second,
-            in("x2") third, in("x3") fourth, in("x4") fifth, options(nostack));
-    }
-    result
 }
