@@ -1,11 +1,6 @@
 //! toolbx-arch-hook, started by OCI runtimes. See toolbx-arch-hook(8).
-//!
-//! It starts without Rust's own beginning of a process (docs/architecture.md says why).
-#![no_main]
 
-use std::ffi::{CStr, c_char, c_int};
 use std::io::Write;
-use std::os::fd::{AsRawFd, IntoRawFd};
 
 use dlmalloc::GlobalDlmalloc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -42,26 +37,22 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-/// What the C library calls. What Rust would have done before is in [`isolate`].
-#[allow(unsafe_code)]
-#[unsafe(no_mangle)] // SAFETY: no other `main` is linked, and this is the signature that C has for it.
-extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+fn main() -> std::process::ExitCode {
     isolate();
-    let arguments: Vec<_> = (1..usize::try_from(count).unwrap_or(0))
-        // SAFETY: C has so many arguments there, each a string that ends with NUL, for as long as the
-        // process lives. Not std::env: musl gives its arguments to nobody but main.
-        .map(|i| unsafe { CStr::from_ptr(*arguments.add(i)) }.to_string_lossy())
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
-    run(&arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>()).into()
+    run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).into()
 }
 
 /// Does what the arguments say. Returns the exit status.
 fn run(arguments: &[&str]) -> u8 {
     match arguments {
-        ["create-runtime" | "prestart", orders @ ..]
-            if let Some(orders) = HookArguments::from_arguments(orders) =>
+        ["create-runtime" | "prestart", given @ ..]
+            if let Some(given) = HookArguments::from_arguments(given) =>
         {
-            create_runtime(&orders)
+            create_runtime(&given)
         }
         ["precreate"] => precreate(),
         ["--help" | "-h" | "help"] => show(HELP),
@@ -74,8 +65,8 @@ fn run(arguments: &[&str]) -> u8 {
     }
 }
 
-fn create_runtime(orders: &HookArguments) -> u8 {
-    match hook::run(orders) {
+fn create_runtime(given: &HookArguments) -> u8 {
+    match hook::run(given) {
         Ok(()) => DONE,
         Err(error) => {
             complain(&format!("toolbx-arch-hook: error: {}\n", message::line(&error)));
@@ -103,7 +94,6 @@ fn precreate() -> u8 {
 /// directory.
 fn isolate() {
     kernel::close_from(3);
-    open_standard_streams();
     // A reader who has gone is no reason to end without a word, nor is a limit on the size of files.
     let blocked = SigSet::from_iter([Signal::SIGPIPE, Signal::SIGXFSZ]);
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None);
@@ -118,21 +108,6 @@ fn isolate() {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = std::env::set_current_dir("/");
-}
-
-/// Opens those that are closed: what is opened later must not become one, for messages to be written
-/// into.
-fn open_standard_streams() {
-    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    if streams.into_iter().all(|stream| rustix::io::fcntl_getfd(stream).is_ok()) {
-        return;
-    }
-    while let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
-        if null.as_raw_fd() > 2 {
-            break;
-        }
-        let _ = null.into_raw_fd();
-    }
 }
 
 /// Writes to standard error; that nobody hears it must not change the exit status.

@@ -1,5 +1,5 @@
-//! System calls that neither rustix nor nix has, or has in a safe form. But for the entry point in
-//! `main.rs`, the only `unsafe` code of the project.
+//! System calls that neither rustix nor nix has, or has in a safe form. The only `unsafe` code of the hook; the
+//! launcher, which has no library below it, is the rest of the project's.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};
