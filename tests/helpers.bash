@@ -70,7 +70,7 @@ logged() {
 # Podman with a hook that is killed when it enters a system call for the Nth time.
 with_killer() { # call n podman option: runs uname for arm64
     mkdir -p "$RUN/hooks"
-    jq --arg call "$1" --arg n "$2" '.hook.args = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=" + $call,
+    jq --arg call "$1" --arg n "$2" '.hook.args = ["strace", "-qq", "-f", "-o", "/dev/null", "-e", "trace=" + $call,
             "-e", "inject=" + $call + ":signal=KILL:when=" + $n, .hook.path, "create-runtime"]
         | .hook.path = "/usr/bin/strace"' \
         /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/killed.json"

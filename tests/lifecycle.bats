@@ -81,8 +81,8 @@ is_killed() { # podman option
 
 dies_at_each_step() { # podman option
     local call n left steps=0
-    # Those that change something, or open what does.
-    for call in setns openat2 mkdirat fsopen fsconfig fsmount open_tree mount_setattr move_mount chroot write; do
+    # Those that change something, or open what does; and poll, in which the hook waits for its child.
+    for call in setns openat2 mkdirat fsopen fsconfig fsmount open_tree mount_setattr move_mount chroot write poll; do
         for n in {1..40}; do
             run --separate-stderr with_killer "$call" "$n" "$@"
             # Not called so often: the hook went through.

@@ -43,7 +43,7 @@ s390x
 armv7l
 aarch64"
     local nothing="no target has its programs run by it"
-    grep -q '"carried":\["host-s390x","host-arm"\]' /run/log.records
+    grep -q '"carried":\["host-arm","host-s390x"\]' /run/log.records
     grep -qF "\"lost\":[\"gone: $nothing\",\"a b ü: $nothing\",\"ext: $nothing\"]" /run/log.records
 }
 

@@ -40,7 +40,7 @@ plain() { # podman-run-arguments… : as root, without any --userns
     prints "$(printf '%10d %10d %10d\n' 0 0 4294967294 0 0 4294967294)"
     # No flag C: the container's root is the host's.
     logged 'scope="private"' 'targets[0].flags="OPF"'
-    grep -q '"decision":"userns","stage":"precreate"' /run/log.records
+    grep -q '"decision":"userns".*"stage":"precreate"' /run/log.records
     plain $arm readlink /proc/self/ns/user
     [ "$output" != "$(readlink /proc/self/ns/user)" ]
 }
