@@ -96,7 +96,8 @@ stack='perl -ne "print hex(\$2) - hex(\$1) if /^(\\w+)-(\\w+) .*\\[stack/" /proc
     told =all .cpu.arm64=cortex-a57 -- $arm uname -m
     toolbx-arch prepare arm64 >/dev/null
     prints "aarch64"
-    tail -n 1 /run/log.records | grep -q '{"arguments":"-cpu cortex-a57","emulator":"/usr/bin/qemu-aarch64'$static'",[^}]*"launcher":"copy"'
+    tail -n 1 /run/log.records | sed 's/^[^{]*//' | jq -e --arg emulator "/usr/bin/qemu-aarch64$static" 'any(.targets[];
+        .arguments == "-cpu cortex-a57" and .emulator == $emulator and .launcher == "copy")'
 }
 
 @test "what cannot be had is refused, and what is nonsense" {
