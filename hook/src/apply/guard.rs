@@ -145,39 +145,51 @@ impl Place {
 struct Tree<'a> {
     all: BTreeMap<u64, &'a Mount>,
     root: &'a Mount,
-    /// Those that another one is mounted on, as a whole.
-    hidden: BTreeSet<u64>,
+    /// For each that is covered as a whole: what lies on it.
+    covers: BTreeMap<u64, BTreeSet<u64>>,
 }
 
 impl<'a> Tree<'a> {
     fn of(mounts: &'a [Mount], rootfs: &OwnedFd) -> Result<Self> {
-        let root = Mount::find(mounts, mount_id(rootfs)?)?;
+        Self::with_root(mounts, mount_id(rootfs)?)
+    }
+
+    fn with_root(mounts: &'a [Mount], root: u64) -> Result<Self> {
+        let root = Mount::find(mounts, root)?;
         let all: BTreeMap<_, _> = mounts.iter().map(|mount| (mount.id, mount)).collect();
         let is_on_whole =
             |mount: &&Mount| all.get(&mount.parent).is_some_and(|on| on.point == mount.point);
-        let hidden = mounts.iter().filter(is_on_whole).map(|mount| mount.parent).collect();
-        Ok(Self { all, root, hidden })
+        let mut covers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for cover in mounts.iter().filter(is_on_whole) {
+            covers.entry(cover.parent).or_default().insert(cover.id);
+        }
+        Ok(Self { all, root, covers })
     }
 
-    /// What `mount` is mounted on, and what that is, up to the container's root directory, which is
-    /// left out like `mount` itself.
-    fn under(&self, mount: &Mount) -> impl Iterator<Item = &'a Mount> {
+    /// `mount`, what it is mounted on, and so on, up to the container's root directory, which is left out.
+    fn way_to(&self, mount: &'a Mount) -> impl Iterator<Item = &'a Mount> {
         let up = |mount: &&'a Mount| self.all.get(&mount.parent).copied();
-        let first = self.all.get(&mount.parent).copied();
-        std::iter::successors(first, up).take(self.all.len()).take_while(|on| on.id != self.root.id)
+        let way = std::iter::successors(Some(mount), up);
+        way.take(self.all.len()).take_while(|on| on.id != self.root.id)
     }
 
     /// Those below the root directory.
     fn below(&self) -> impl Iterator<Item = &'a Mount> {
-        self.all.values().copied().filter(|mount| {
-            let top = self.under(mount).last().unwrap_or(mount);
-            mount.id != self.root.id && top.parent == self.root.id
-        })
+        let is_below = |mount: &&'a Mount| {
+            self.way_to(mount).last().is_some_and(|lowest| lowest.parent == self.root.id)
+        };
+        self.all.values().copied().filter(is_below)
     }
 
-    /// Whether nobody can reach it, whatever is renamed.
-    fn is_hidden(&self, mount: &Mount) -> bool {
-        self.hidden.contains(&mount.id) || self.under(mount).any(|on| self.hidden.contains(&on.id))
+    /// Whether nobody can reach it, whatever is renamed: it is covered as a whole, or something on the way
+    /// to it is, and by what is not on that way itself.
+    fn is_hidden(&self, mount: &'a Mount) -> bool {
+        let mut next = None;
+        self.way_to(mount).any(|on| {
+            let next = next.replace(on.id);
+            let is_on_way = |covers: &BTreeSet<u64>| next.is_some_and(|id| covers.contains(&id));
+            self.covers.get(&on.id).is_some_and(|covers| !is_on_way(covers))
+        })
     }
 
     /// Opens what `mount` shows.
@@ -330,4 +342,42 @@ fn nothing() -> Result<OwnedFd> {
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let empty = detached::file_system("tmpfs")?;
     detached::mount(empty, attributes).call(|| "fsmount an empty tmpfs".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_on_a_cover_is_not_hidden() {
+        // Each mount: its number, what it is mounted on, where, and whether it is hidden.
+        let told = [
+            (1, 0, "/", None),
+            (2, 1, "/host", None),
+            (10, 1, "/c", None),
+            // A stack, and what lies on each of its parts.
+            (20, 10, "/c/dev", Some(true)),
+            (21, 20, "/c/dev/shm", Some(true)),
+            (22, 20, "/c/dev", Some(true)),
+            (23, 22, "/c/dev/null", Some(true)),
+            (24, 22, "/c/dev", Some(false)),
+            (25, 24, "/c/dev/null", Some(false)),
+            (26, 24, "/c/dev/b", Some(true)),
+            (27, 26, "/c/dev/b", Some(false)),
+            (28, 27, "/c/dev/b/node", Some(false)),
+            // Not as a whole: what is renamed may come to be seen.
+            (30, 10, "/c/x/y", Some(false)),
+            (31, 10, "/c/x", Some(false)),
+        ];
+        let line = |(id, parent, point, _): (u64, u64, &str, Option<bool>)| {
+            format!("{id} {parent} 0:{id} / {point} rw - tmpfs x rw\n")
+        };
+        let mounts = mounts::parse(told.map(line).concat().as_bytes()).unwrap();
+        let tree = Tree::with_root(&mounts, 10).unwrap();
+        let below: BTreeMap<_, _> = tree.below().map(|mount| (mount.id, mount)).collect();
+        for (id, _, point, is_hidden) in told {
+            let found = below.get(&id).map(|mount| tree.is_hidden(mount));
+            assert_eq!(found, is_hidden, "{id} at {point}");
+        }
+    }
 }
