@@ -183,6 +183,40 @@ busybox() { # arch
     rm -rf "$RUN/root"
 }
 
+# So many volumes that Podman mounts what is equally deep in another order each time.
+volumes="VOLUME /v1 /v2 /v3 /v4 /v5 /v6 /v7 /v8 /v9"
+
+@test "a volume that a link lays over /dev: the machine's nodes on it are guarded" {
+    busybox arm64
+    ln -s /dev "$root/v"
+    evil 'VOLUME /v' "$volumes"
+    local i
+    for i in 1 2 3 4; do
+        run --separate-stderr as_root run --rm --network none localhost/evil \
+            sh -c 'chmod 600 /dev/full; chown 0:5 /dev/full; true'
+        run stat -c '%a %u:%g' /dev/full
+        chmod 666 /dev/full
+        chown 0:0 /dev/full
+        prints "666 0:0"
+    done
+}
+
+@test "a joined container's /proc on a volume never is the machine's to write" {
+    as_root run --detach --name foreign --network none $annotated $arm sleep 300 >/dev/null
+    busybox amd64
+    rm -rf "$root/proc" "$root/dev/shm"
+    mkdir -p "$root/b"
+    ln -s /dev/shm "$root/proc"
+    ln -s /b "$root/dev/shm"
+    evil 'VOLUME /b' "$volumes"
+    local i
+    for i in {1..8}; do
+        run --separate-stderr as_root run --rm --pid host --network host --userns=container:foreign localhost/evil \
+            sh -c '(: >>/b/sys/kernel/core_pattern) 2>/dev/null && echo open; true'
+        [[ "$output" != *open* ]] || fail "start $i: $output" "$stderr"
+    done
+}
+
 @test "device nodes in odd places" {
     mkdir -p "$RUN/volume"
     # A path that a volume has, a link in a volume, a blank, and no text.
