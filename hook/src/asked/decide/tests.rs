@@ -16,7 +16,7 @@ fn evidence(pairs: &[(&str, &str)], program: Option<(&str, bool)>) -> Evidence {
 }
 
 fn request(pairs: &[(&str, &str)], program: Option<(&str, bool)>, policy: &str) -> Result<Request> {
-    let policy = Policy::default().overridden_by(policy, "policy".as_ref())?;
+    let policy = Policy::of_file(policy, "policy".as_ref())?;
     decide(&evidence(pairs, program), &policy, |arch| arch.name == "x86_64")
 }
 
@@ -103,7 +103,7 @@ fn who_wants_it() {
 fn a_label_comes_after_annotations_and_before_what_is_found() {
     let label = |value: &str| Some(Label { source: "toolbox-arch label", value: value.to_owned() });
     let decide = |evidence: &Evidence, policy| {
-        let policy = Policy::default().overridden_by(policy, "policy".as_ref()).unwrap();
+        let policy = Policy::of_file(policy, "policy".as_ref()).unwrap();
         decide(evidence, &policy, |arch| arch.name == "x86_64")
     };
     let wish = |evidence: &Evidence| match decide(evidence, "{}").unwrap() {

@@ -1,19 +1,31 @@
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::keys::KEYS;
+use super::layer::DEFAULT;
+use super::own::{home_in, home_of, outer_uid};
 use super::*;
+use crate::arch;
+
+const FILE: &str = "/etc/toolbx-arch/policy.json";
 
 fn over(text: &str) -> Result<Policy> {
-    Policy::default().overridden_by(text, Path::new("/etc/toolbx-arch/policy.json"))
+    Policy::of_file(text, Path::new(FILE))
 }
 
 #[test]
 fn a_file_overrides_key_by_key() {
-    let policy = over(r#"{"credentials": "never", "architectures": ["arm64", "s390x"]}"#).unwrap();
+    let layer = |text| Layer::parse(text, Path::new(FILE)).unwrap();
+    let early = layer(r#"{"credentials": "never", "architectures": ["arm64", "s390x"]}"#);
+    let policy = Policy::from(layer("{}").over(early));
     assert_eq!(policy.credentials, Credentials::Never);
     assert_eq!(policy.emulator_names, Policy::default().emulator_names);
     assert!(policy.allows(arch::find("aarch64").unwrap()));
     assert!(!policy.allows(arch::find("riscv64").unwrap()));
-    let policy = policy
-        .overridden_by(r#"{"architectures": ["all"]}"#, Path::new("/home/a/policy.json"))
-        .unwrap();
+    let early = layer(r#"{"credentials": "never", "architectures": ["arm64", "s390x"]}"#);
+    let policy = Policy::from(layer(r#"{"architectures": ["all"]}"#).over(early));
     assert!(policy.allows(arch::find("riscv64").unwrap()));
     assert_eq!(policy.credentials, Credentials::Never, "kept from the file before");
 }
@@ -23,24 +35,46 @@ fn an_empty_policy_changes_nothing() {
     assert_eq!(over("{}").unwrap(), Policy::default());
 }
 
+/// The keys of a JSON object that are keys of the policy too, or should be.
+fn keys_of(object: &Value) -> Vec<&str> {
+    let mut keys: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.retain(|key| *key != "$schema");
+    keys
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
 #[test]
-fn the_default_is_what_its_file_says() {
-    let file: Layer = serde_json::from_str(DEFAULT).unwrap();
-    let policy = Policy {
-        emulator_directories: file.emulator_directories.unwrap(),
-        emulator_names: file.emulator_names.unwrap(),
-        emulator_sha256: file.emulator_sha256.unwrap(),
-        architectures: file.architectures.unwrap(),
-        credentials: file.credentials.unwrap(),
-        launcher: file.launcher.unwrap(),
-        emulator_arguments: file.emulator_arguments.unwrap(),
-        argument_annotations: file.argument_annotations.unwrap(),
-        inject: file.inject.unwrap(),
-        detect: file.detect.unwrap(),
-        userns: file.userns.unwrap(),
-        annotations: file.annotations.unwrap(),
-    };
-    assert_eq!(policy, Policy::default());
+fn whatever_lists_the_keys_lists_all() {
+    let mut keys = KEYS.to_vec();
+    keys.sort_unstable();
+    let schema = json(include_str!("../../../../policies/policy.schema.json"));
+    assert_eq!(keys_of(&schema["properties"]), keys);
+    assert_eq!(keys_of(&json(DEFAULT)), keys);
+    // It is to stay as it is whatever a later default says.
+    assert_eq!(keys_of(&json(include_str!("../../../../policies/ci.json"))), keys);
+}
+
+#[test]
+fn the_manual_describes_every_key_and_the_default() {
+    const MANUAL: &str = include_str!("../../../../docs/toolbx-arch-policy.5.md");
+    let (_, keys) = MANUAL.split_once("\n# KEYS\n").unwrap();
+    let (keys, examples) = keys.split_once("\n# EXAMPLES\n").unwrap();
+    let described = keys.lines().filter_map(|line| line.strip_prefix("**")?.split_once("** ("));
+    let described: Vec<_> = described.map(|(key, _)| key).filter(|key| *key != "$schema").collect();
+    assert_eq!(described, KEYS);
+    let mut example = json(examples.split("```").nth(1).unwrap());
+    example["$schema"] = "policy.schema.json".into();
+    assert_eq!(example, json(DEFAULT));
+}
+
+#[test]
+fn the_built_in_default_is_what_the_installed_file_says() {
+    let installed = std::fs::read_to_string("../policies/default.json").unwrap();
+    let installed = Layer::parse(&installed, Path::new(FILE)).unwrap().complete();
+    assert_eq!(installed.expect("it has every key"), Policy::default());
 }
 
 #[test]
