@@ -82,7 +82,7 @@ jsonschema.validate(json.load(open(sys.argv[1])), json.load(open(sys.argv[2])))'
     for policy in "$source"/policies/*.json; do
         [ "${policy##*/}" = policy.schema.json ] || validate "$policy"
     done
-    for policy in '{"inject": 1}' '{"unknown": 1}' '[]' '{"credentials": "always"}' \
+    for policy in '{"show_emulator": 1}' '{"unknown": 1}' '[]' '{"credentials": "always"}' \
         '{"emulator_directories": ["usr/bin"]}' '{"emulator_directories": ["/a\tb"]}' \
         '{"emulator_directories": ["/a/../b"]}' '{"emulator_names": ["qemu"]}' \
         '{"emulator_names": ["a/{cpu}"]}' '{"architectures": "all"}' '{"architectures": ["arm65"]}' \

@@ -97,10 +97,10 @@ END
 @test "doctor and explain name what is broken: the policy, the hook, its drop-in" {
     as_alice create --name victim $arm true >/dev/null
     mkdir -p /etc/toolbx-arch
-    echo '{"inject": 1}' >/etc/toolbx-arch/policy.json
-    diagnoses policy error "/etc/toolbx-arch/policy.json:1: key \"inject\""
+    echo '{"show_emulator": 1}' >/etc/toolbx-arch/policy.json
+    diagnoses policy error "/etc/toolbx-arch/policy.json:1: key \"show_emulator\""
     explains as_alice victim
-    [[ "$output" == *'refused: '*'/etc/toolbx-arch/policy.json:1: key "inject"'* ]] || fail "$output"
+    [[ "$output" == *'refused: '*'/etc/toolbx-arch/policy.json:1: key "show_emulator"'* ]] || fail "$output"
     rm -r /etc/toolbx-arch
 
     keep $hook

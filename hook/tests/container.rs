@@ -633,8 +633,8 @@ fn good_emulators_are_found() {
 fn bad_policies_are_refused() {
     for (host, part) in [
         (
-            "printf '{\\n \"inject\": 1\\n}' >/etc/toolbx-arch/policy.json",
-            "policy /etc/toolbx-arch/policy.json:2: key \"inject\": invalid type",
+            "printf '{\\n \"show_emulator\": 1\\n}' >/etc/toolbx-arch/policy.json",
+            "policy /etc/toolbx-arch/policy.json:2: key \"show_emulator\": invalid type",
         ),
         (
             "printf '{\\n\\n \"injekt\": true}' >/etc/toolbx-arch/policy.json",
@@ -681,7 +681,7 @@ fn the_policy_decides_on_rights_and_on_showing() {
         (r#""launcher": "never""#, "POF"),
         (r#""launcher": "prepared""#, "POF"),
         (r#""launcher": "never", "credentials": "private""#, "POCF"),
-        (r#""launcher": "never", "credentials": "private", "inject": false"#, "POCF"),
+        (r#""launcher": "never", "credentials": "private", "show_emulator": false"#, "POCF"),
     ] {
         let outcome = Case { host: policy(keys).leak(), then, ..Case::asking("arm64") }.runs();
         let entry = format!("interpreter /mnt/emulators/qemu-aarch64-static\nflags: {flags}\n");

@@ -38,7 +38,7 @@ impl Setting {
     /// own.
     #[must_use]
     pub fn shows_none(policy: &Policy, has_own_dev: bool) -> Option<&'static str> {
-        if !policy.inject {
+        if !policy.show_emulator {
             return Some("the policy says so");
         }
         (!has_own_dev).then_some("the container's /dev is not a tmpfs of its own")

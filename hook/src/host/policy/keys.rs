@@ -71,7 +71,7 @@ keys! {
     /// What of that annotations may set.
     argument_annotations: ByTarget<Vec<Argument>>,
     /// Whether the emulator's file is shown in the container.
-    inject: bool,
+    show_emulator: bool,
     /// Whether containers that ask for nothing are looked into.
     detect: bool,
     /// Which foreign containers get a user namespace of their own, where Podman runs our stage

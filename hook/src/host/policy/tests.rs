@@ -83,11 +83,11 @@ fn errors_name_file_line_and_key() {
     for (text, line, parts) in [
         ("{\n  \"credential\": \"never\"\n}", 2, &["unknown field", "`credential`"][..]),
         (
-            "{\n \"inject\": true,\n \"credentials\": \"always\"\n}",
+            "{\n \"show_emulator\": true,\n \"credentials\": \"always\"\n}",
             3,
             &["key \"credentials\"", "always"],
         ),
-        ("{\n  \"inject\": \"yes\"\n}", 2, &["key \"inject\"", "invalid type"]),
+        ("{\n  \"show_emulator\": \"yes\"\n}", 2, &["key \"show_emulator\"", "invalid type"]),
         (
             "{\n\n \"emulator_directories\": [\n \"/usr/bin\",\n \"bin\"]\n}",
             5,
@@ -105,10 +105,14 @@ fn errors_name_file_line_and_key() {
         ("{\"annotations\": [\"toolbx.arhc\"]}", 1, &["key \"annotations\"", "toolbx.arhc"]),
         ("{\"emulator_sha256\": {\"arm64\": [\"abc\"]}}", 1, &["SHA-256"]),
         ("{\"emulator_sha256\": {\"arm65\": []}}", 1, &["arm65"]),
-        ("{\"inject\": true, \"inject\": false}", 1, &["duplicate field `inject`"]),
+        (
+            "{\"show_emulator\": true, \"show_emulator\": false}",
+            1,
+            &["duplicate field `show_emulator`"],
+        ),
         ("[]", 1, &["a list"]),
-        ("{\"inject\": true", 1, &["EOF"]),
-        ("{\"inject\": true}\n{}", 2, &["trailing"]),
+        ("{\"show_emulator\": true", 1, &["EOF"]),
+        ("{\"show_emulator\": true}\n{}", 2, &["trailing"]),
         ("", 1, &["EOF"]),
     ] {
         let error = format!("{:#}", over(text).expect_err(text));
