@@ -827,16 +827,16 @@ fn the_same_handler_is_used_again_and_switched_on() {
 }
 
 #[test]
-fn a_pinned_emulator_replaces_what_another_file_registered() {
+fn an_emulator_of_a_required_sum_replaces_what_another_file_registered() {
     // The same path held another program when it was registered.
     let swap = "mv /mnt/emulators/qemu-aarch64-static /mnt/good
         cp /mnt/emulators/qemu-s390x-static /mnt/emulators/qemu-aarch64-static";
     let register =
         registered("toolbx-arch-aarch64", "/mnt/emulators/qemu-aarch64-static", "OPF", "");
-    let pin = r#"mv /mnt/good /mnt/emulators/qemu-aarch64-static
+    let require = r#"mv /mnt/good /mnt/emulators/qemu-aarch64-static
         sum=$(sha256sum /mnt/emulators/qemu-aarch64-static | cut -d' ' -f1)
         printf '{"emulator_directories": ["/mnt/emulators"], "emulator_sha256": {"aarch64": ["%s"]}}' $sum >/etc/toolbx-arch/policy.json"#;
-    let host = format!("{swap}\n{register}\n{pin}").leak();
+    let host = format!("{swap}\n{register}\n{require}").leak();
     // And nothing is left of what served meanwhile.
     let case = Case {
         host,

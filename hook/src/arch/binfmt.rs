@@ -32,9 +32,9 @@ pub struct Handler {
     pub emulator: PathBuf,
     /// Flag C: a set-user-ID program's rights count for the emulated program.
     pub credentials: bool,
-    /// Whether the policy pins the emulator's content: then one that is registered already, from
+    /// Whether the policy requires a sum of the emulator: then one that is registered already, from
     /// who knows which file, does not do.
-    pub pinned: bool,
+    pub sum_required: bool,
     /// Whether an annotation asks for these arguments: then one that has others does not do.
     pub arguments_asked: bool,
 }
@@ -297,7 +297,7 @@ mod tests {
             interpreter: path.into(),
             emulator: host_path(path.as_ref()),
             credentials: true,
-            pinned: false,
+            sum_required: false,
             arguments_asked: false,
         }
     }

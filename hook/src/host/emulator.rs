@@ -26,7 +26,7 @@ pub struct Emulator {
     pub file: File,
     /// What its headers say.
     pub program: Program,
-    /// Its sum, if the policy has pinned it.
+    /// Its sum, if the policy requires one.
     pub sha256: Option<Sha256Sum>,
     /// Whether its owner is uid 0 of our user namespace.
     pub belongs_to_root: bool,
@@ -94,7 +94,7 @@ fn candidates(arch: &Arch, policy: &Policy) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// Whether the file can run in any container, and is what the policy pinned.
+/// Whether the file can run in any container, and has a sum that the policy requires.
 fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<Checked> {
     let metadata = file.metadata().call(|| "fstat".into())?;
     ensure!(metadata.mode() & 0o111 != 0, "is not executable; run: chmod a+x on it");
@@ -113,10 +113,10 @@ fn check(file: &File, arch: &Arch, policy: &Policy) -> Result<Checked> {
         "is linked dynamically, so its loader would be missing in the container"
     );
     let mut sum = None;
-    if let Some(pinned) = policy.emulator_sha256.get(arch.name) {
+    if let Some(required) = policy.emulator_sha256.get(arch.name) {
         let found = *sum.insert(sha256(file)?);
         ensure!(
-            pinned.contains(&found),
+            required.contains(&found),
             "has the SHA-256 sum {found}, which the policy's emulator_sha256 does not list for {}; add it there",
             arch.name
         );

@@ -127,7 +127,7 @@ impl Emulation {
             interpreter,
             emulator: emulator.path.clone(),
             credentials: credentials && is_safe,
-            pinned: policy.emulator_sha256.get(arch.name).is_some(),
+            sum_required: policy.emulator_sha256.get(arch.name).is_some(),
             arguments_asked: wish.told(arch).asked,
         };
         Ok(Self { emulator, handler, launch, not_shown })

@@ -47,7 +47,7 @@ impl Plan {
     #[must_use]
     pub fn is_served_by(&self, visible: &Visible) -> bool {
         self.emulations.iter().map(|emulation| &emulation.handler).all(|handler| {
-            !handler.pinned && !handler.arguments_asked && visible.serves(handler.arch)
+            !handler.sum_required && !handler.arguments_asked && visible.serves(handler.arch)
         })
     }
 }

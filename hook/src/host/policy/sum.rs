@@ -13,7 +13,7 @@ use crate::arch::{self, binfmt};
 #[serde(try_from = "String")]
 pub struct Sha256Sum([u8; 32]);
 
-/// Pinned sums, by target.
+/// Required sums, by target: an emulator must have one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "ByTarget<Vec<Sha256Sum>>")]
 pub struct Sums(BTreeMap<&'static str, Vec<Sha256Sum>>);
