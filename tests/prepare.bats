@@ -51,7 +51,7 @@ prepared qemu-s390x$static"
     [[ "$output" == *"prepared qemu-riscv64$static"* && "$output" != *"qemu-aarch64$static"[[:space:]]* ]] || fail "$output"
     local before
     before=$(stat -c '%n %i %y' $copies/*)
-    run --separate-stderr toolbx-arch prepare --all
+    run --separate-stderr toolbx-arch prepare
     prints "nothing to prepare: 31 in $copies, all fresh"
     [ "$before" = "$(stat -c '%n %i %y' $copies/*)" ]
     run --separate-stderr toolbx-arch prepare --check --json

@@ -135,10 +135,7 @@ pub struct Pull {
 
 #[derive(Debug, Args)]
 pub struct Enable {
-    /// For all containers: their programs tell what they need (the default)
-    #[arg(long, conflicts_with = "annotation_only")]
-    pub auto: bool,
-    /// For containers with an annotation toolbx.arch only
+    /// For containers with an annotation toolbx.arch only; else for all: their programs tell what they need
     #[arg(long)]
     pub annotation_only: bool,
     /// Also in Podman's stage precreate, so that plain `sudo podman run` works
@@ -163,12 +160,9 @@ pub struct Where {
 
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// Only the emulators of these architectures, by any of their names
+    /// Only the emulators of these architectures, by any of their names; else all
     #[arg(value_name = "ARCH")]
     pub only: Vec<String>,
-    /// Those of all architectures (the default)
-    #[arg(long, conflicts_with = "only")]
-    pub all: bool,
     /// Change nothing; exit status 1 if there is something to do
     #[arg(long)]
     pub check: bool,
