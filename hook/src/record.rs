@@ -83,13 +83,13 @@ impl Outcome {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Refused { .. } => Severity::Error,
-            Self::Emulated(emulated) if emulated.warning.is_some() => Severity::Warning,
+            Self::Refused { .. } => Severity::LOG_ERR,
+            Self::Emulated(emulated) if emulated.warning.is_some() => Severity::LOG_WARNING,
             Self::Userns { warnings } if warnings.as_array().is_some_and(|all| !all.is_empty()) => {
-                Severity::Warning
+                Severity::LOG_WARNING
             }
-            Self::Engine { is_unread: true, .. } => Severity::Warning,
-            _ => Severity::Info,
+            Self::Engine { is_unread: true, .. } => Severity::LOG_WARNING,
+            _ => Severity::LOG_INFO,
         }
     }
 }
