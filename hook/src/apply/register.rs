@@ -45,7 +45,9 @@ impl Instance {
     fn reuse(&self, name: &str, handler: &Handler) -> Result<()> {
         match self.entry(OsStr::new(name))? {
             // It may hold another file of that path.
-            Some(EntryFile::Understood(entry)) if entry.is_like(handler) && handler.sum_required => {
+            Some(EntryFile::Understood(entry))
+                if entry.is_like(handler) && handler.sum_required =>
+            {
                 self.replace(name, handler)
             }
             Some(EntryFile::Understood(entry)) if entry.is_like(handler) && entry.enabled => Ok(()),

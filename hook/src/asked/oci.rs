@@ -1,9 +1,9 @@
 //! What the runtime tells a hook: the container's state on standard input, and the bundle's
 //! config.json. Only what is needed is read, so that nothing else in them can be wrong.
 //!
-//! Source: the OCI runtime specification, and what crun and runc really send. The specification
-//! lets a runtime define further values of `status`, which the `oci-spec` crate refuses; so the
-//! few fields are declared here.
+//! Source: the OCI runtime specification, and what crun and runc really send. The state is understood by
+//! the crate `oci-spec`. Of config.json the few members that are needed are declared here: that crate
+//! refuses a whole one where it does not know a single capability, namespace or seccomp action in it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +12,16 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use oci_spec::runtime;
+use serde::de::value::MapDeserializer;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::asked::annotations;
 use crate::asked::idmap::IdMapping;
-use crate::asked::runtime;
+use crate::asked::runtime::bundle_argument;
+use crate::base::members::Members;
 
 /// Engines refuse an image manifest of more than 4 MiB, and its annotations, escaped once more,
 /// are the largest thing that can legitimately be in a state.
@@ -30,28 +33,29 @@ const CONFIG_MAX: u64 = 16 * 1024 * 1024;
 const STATE_USUAL: usize = 2 * 1024;
 const CONFIG_USUAL: usize = 16 * 1024;
 
-/// The container's state.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// What matters here of the container's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// The container's id.
-    #[serde(default)]
     pub id: String,
     /// The version of the runtime specification that the runtime was built for.
-    #[serde(default, rename = "ociVersion")]
     pub oci_version: String,
     /// The process that will become the container's first, as the hook's pid namespace sees it.
-    #[serde(default)]
     pub pid: i32,
     /// The bundle's directory. crun says "/" where it entered a user namespace before it asked.
-    #[serde(default)]
     pub bundle: PathBuf,
     /// The container's annotations that are for us; some runtimes leave them out where there are
     /// none at all.
-    #[serde(default, deserialize_with = "our_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
     /// The rootfs; crun only.
-    #[serde(default)]
     pub root: Option<PathBuf>,
+}
+
+/// What crun adds to the state.
+#[derive(Deserialize)]
+struct Crun {
+    #[serde(default)]
+    root: Option<PathBuf>,
 }
 
 /// Keeps those annotations that are for us: an image can bring megabytes of others.
@@ -102,11 +106,39 @@ impl State {
             !text.is_empty(),
             "no container state on standard input; this program is started by an OCI runtime"
         );
-        let state: Self = serde_json::from_slice(&text)
+        let state = Self::parse(&text)
             .map_err(|error| anyhow!("the container's state on standard input: {error}"))?;
         ensure!(state.pid > 0, "the container's state names no process (pid {})", state.pid);
         Ok(state)
     }
+
+    /// Understands a state.
+    fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        let state: runtime::State =
+            serde_json::from_slice(text).or_else(|_| without_status(text))?;
+        let Crun { root } = serde_json::from_slice(text)?;
+        // An image can bring megabytes of others.
+        let annotations = state.annotations().as_ref().map(|all| {
+            let ours = all.iter().filter(|(name, _)| annotations::is_ours(name));
+            ours.map(|(name, value)| (name.clone(), value.clone())).collect()
+        });
+        Ok(Self {
+            id: state.id().clone(),
+            oci_version: state.version().clone(),
+            pid: state.pid().unwrap_or_default(),
+            bundle: state.bundle().clone(),
+            annotations,
+            root,
+        })
+    }
+}
+
+/// A state whose `status` does not count: the specification lets a runtime define more of them than
+/// [`runtime::ContainerState`] has, and none is to stop a container.
+fn without_status(text: &[u8]) -> serde_json::Result<runtime::State> {
+    let Members(mut members): Members<String, &RawValue> = serde_json::from_slice(text)?;
+    members.retain(|(name, _)| name != "status");
+    runtime::State::deserialize(MapDeserializer::new(members.into_iter()))
 }
 
 /// The bundle's config.json.
@@ -291,7 +323,7 @@ impl Bundle {
                 state.id
             )
         })?;
-        if let Some(path) = runtime::bundle_argument(&runtime())
+        if let Some(path) = bundle_argument(&runtime())
             && let Some(bundle) = Self::read(path)?
             && bundle.rootfs().as_ref() == Some(root)
         {

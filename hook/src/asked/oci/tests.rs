@@ -1,16 +1,63 @@
+use serde_json::{Value, json};
+
 use super::*;
+
+/// A state as the specification has it.
+fn state() -> Value {
+    let annotations = [("toolbx.arch", "arm64"), ("io.container.manager", "libpod")];
+    let state = runtime::StateBuilder::default()
+        .version("1.0.2")
+        .id("3f2a")
+        .status(runtime::ContainerState::Created)
+        .pid(92)
+        .bundle("/b")
+        .annotations(annotations.map(|(name, value)| (name.to_owned(), value.to_owned())))
+        .build();
+    serde_json::to_value(state.unwrap()).unwrap()
+}
+
+fn read(state: &Value) -> Result<State> {
+    State::read(state.to_string().as_bytes())
+}
 
 #[test]
 fn reads_what_runtimes_send() {
-    let crun = br#"{"ociVersion":"1.0","id":"3f2a","pid":92,"root":"/r/merged","bundle":"/",
-        "status":"created","annotations":{"toolbx.arch":"arm64"}}"#;
-    let state = State::read(&crun[..]).unwrap();
-    assert_eq!((state.id.as_str(), state.pid), ("3f2a", 92));
-    assert_eq!(state.root, Some("/r/merged".into()));
-    assert_eq!(state.annotations.unwrap()["toolbx.arch"], "arm64");
-    // runc, and a status that only a later runtime knows.
-    let runc = br#"{"id":"a","pid":5,"bundle":"/b","status":"thawing","new":[1]}"#;
-    assert_eq!(State::read(&runc[..]).unwrap().annotations, None);
+    let expected = State {
+        id: "3f2a".into(),
+        oci_version: "1.0.2".into(),
+        pid: 92,
+        bundle: "/b".into(),
+        annotations: Some([("toolbx.arch".to_owned(), "arm64".to_owned())].into()),
+        root: None,
+    };
+    assert_eq!(read(&state()).unwrap(), expected);
+    let mut crun = state();
+    crun["root"] = "/r/merged".into();
+    let root = Some("/r/merged".into());
+    assert_eq!(read(&crun).unwrap(), State { root, ..expected });
+    // runc has none where the container has none.
+    let mut runc = state();
+    runc.as_object_mut().unwrap().remove("annotations");
+    assert_eq!(read(&runc).unwrap().annotations, None);
+}
+
+#[test]
+fn no_status_stops_a_container() {
+    let expected = read(&state()).unwrap();
+    for status in ["creating", "created", "running", "stopped", "paused", "thawing", ""] {
+        let mut state = state();
+        state["status"] = status.into();
+        assert_eq!(read(&state).unwrap(), expected, "{status}");
+    }
+    for status in [Value::Null, 5.into(), vec!["created"].into()] {
+        let mut state = state();
+        state["status"] = status;
+        state["new"] = vec![1].into();
+        assert_eq!(read(&state).unwrap(), expected);
+    }
+    let mut state = state();
+    state.as_object_mut().unwrap().remove("status");
+    assert_eq!(read(&state).unwrap(), expected);
 }
 
 #[test]
@@ -25,6 +72,8 @@ fn refuses_what_is_no_state() {
         (r#"{"id":"a","pid":-1}"#, "names no process"),
         (r#"{"id":"a","pid":"5"}"#, "invalid type"),
         (r#"{"id":"a","pid":99999999999}"#, "invalid value"),
+        (r#"{"id":"a","pid":5,"status":"thawing","annotations":[]}"#, "invalid type"),
+        (r#"{"id":"a","pid":5,"pid":6}"#, "the same as"),
     ] {
         let error = format!("{:#}", State::read(text.as_bytes()).unwrap_err());
         assert!(error.contains(part), "{text}: {error}");
@@ -37,6 +86,19 @@ fn refuses_a_huge_state_but_reads_it_to_its_end() {
     let error = State::read(&mut huge).unwrap_err().to_string();
     assert!(error.contains("larger than 8 MiB"), "{error}");
     assert_eq!(huge.limit(), 0);
+}
+
+#[test]
+fn understands_what_the_specification_shows() {
+    let mut spec = serde_json::to_value(runtime::Spec::rootless(1000, 1000)).unwrap();
+    spec["annotations"] = json!({"toolbx.arch": "arm64", "io.container.manager": "libpod"});
+    let config = Config::parse(spec.to_string().as_bytes()).unwrap();
+    assert!(config.has_own_dev() && config.has_own_user_namespace());
+    assert_eq!(config.root, Some(Root { path: "rootfs".into() }));
+    let command = config.command.unwrap();
+    assert_eq!((command.args, command.cwd), (vec!["sh".to_owned()], "/".into()));
+    assert!(command.env.iter().any(|variable| variable.starts_with("PATH=")));
+    assert!(config.annotations.unwrap().into_keys().eq(["toolbx.arch"]));
 }
 
 #[test]
