@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use oci_spec::image::{Descriptor, Os, Platform};
 use serde::Deserialize;
 use serde_json::Value;
 use toolbx_arch::arch::{self, Arch};
@@ -34,15 +35,6 @@ struct Reference {
     tag: String,
 }
 
-/// A variant that an image has.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct Platform {
-    os: String,
-    architecture: String,
-    variant: String,
-}
-
 pub fn run(arguments: &Pull) -> Result<()> {
     let mut image = Reference::parse(&arguments.image)?;
     if let Some(full) = short_names::full(&image.name, &Person::calling()?)? {
@@ -51,9 +43,10 @@ pub fn run(arguments: &Pull) -> Result<()> {
     let wish = Wish::of(&image, arguments)?;
     let from = format!("docker://{}", wish.image);
     let tls = format!("--tls-verify={}", arguments.tls_verify);
-    let platform = choose(&variants(&from, &tls)?, wish.arch, &wish.image)?;
-    copy(&from, &wish.stored, &platform, arguments.tls_verify)?;
-    record(&wish, &platform)?;
+    let variants = variants(&from, &tls)?;
+    let platform = choose(&variants, wish.arch, &wish.image)?;
+    copy(&from, &wish.stored, platform, arguments.tls_verify)?;
+    record(&wish, platform)?;
     let says = if is_for(&wish)? { "is for" } else { "has no program that tells; it declares" };
     terminal::print(&format!("{} {says} {}\n", wish.stored, wish.arch.name));
     Ok(())
@@ -126,37 +119,47 @@ impl fmt::Display for Reference {
     }
 }
 
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slash = if self.variant.is_empty() { "" } else { "/" };
-        write!(f, "{}{slash}{}", self.architecture, self.variant)
-    }
-}
-
 /// The variants that the image has, by its manifest; by its configuration, if it has one only.
 fn variants(from: &str, tls: &str) -> Result<Vec<Platform>> {
     let manifest = skopeo(&["inspect", "--raw", tls, from])?;
-    let manifest: Value =
-        serde_json::from_slice(&manifest).with_context(|| format!("the manifest of {from}"))?;
-    if let Some(manifests) = manifest["manifests"].as_array() {
-        let platform = |entry: &Value| serde_json::from_value(entry["platform"].clone()).ok();
-        return Ok(manifests.iter().filter_map(platform).collect());
+    let manifest = serde_json::from_slice(&manifest);
+    let manifest: Value = manifest.with_context(|| format!("the manifest of {from}"))?;
+    if let Some(variants) = listed(&manifest) {
+        return Ok(variants);
     }
     let config = skopeo(&["inspect", "--config", tls, from])?;
+    // It names its platform as an index does.
     let platform = serde_json::from_slice(&config);
     Ok(vec![platform.with_context(|| format!("the configuration of {from}"))?])
 }
 
+/// The variants that an image index lists. One that cannot be understood is left out, and keeps nobody
+/// from the others. `None` if this is the manifest of an image.
+fn listed(manifest: &Value) -> Option<Vec<Platform>> {
+    let platform = |entry| Descriptor::deserialize(entry).ok()?.platform().clone();
+    Some(manifest["manifests"].as_array()?.iter().filter_map(platform).collect())
+}
+
+/// `ARCHITECTURE[/VARIANT]`.
+fn name_of(platform: &Platform) -> String {
+    let variant = variant_of(platform).map(|variant| format!("/{variant}"));
+    format!("{}{}", platform.architecture(), variant.unwrap_or_default())
+}
+
+fn variant_of(platform: &Platform) -> Option<&str> {
+    platform.variant().as_deref().filter(|variant| !variant.is_empty())
+}
+
 /// The variant for `arch`. Where there are several, the newest: they are for the same emulator.
-fn choose(variants: &[Platform], arch: &Arch, image: &Reference) -> Result<Platform> {
+fn choose<'a>(variants: &'a [Platform], arch: &Arch, image: &Reference) -> Result<&'a Platform> {
+    let for_linux = || variants.iter().filter(|platform| *platform.os() == Os::Linux);
     let is_for = |platform: &&Platform| {
-        let names = [platform.to_string(), platform.architecture.clone()];
-        platform.os == "linux" && names.iter().find_map(|name| arch::find(name)) == Some(arch)
+        let names = [name_of(platform), platform.architecture().to_string()];
+        names.iter().find_map(|name| arch::find(name)) == Some(arch)
     };
-    let fitting = variants.iter().filter(is_for).max_by(|a, b| a.variant.cmp(&b.variant));
-    fitting.cloned().with_context(|| {
-        let others = variants.iter().filter(|platform| platform.os == "linux");
-        let others: Vec<_> = others.map(ToString::to_string).collect();
+    let newest = for_linux().filter(is_for).max_by_key(|platform| variant_of(platform));
+    newest.with_context(|| {
+        let others: Vec<_> = for_linux().map(name_of).collect();
         format!("{image} has no variant for {}; it has {}", arch.name, others.join(", "))
     })
 }
@@ -165,10 +168,11 @@ fn choose(variants: &[Platform], arch: &Arch, image: &Reference) -> Result<Platf
 fn copy(from: &str, stored: &str, platform: &Platform, tls_verify: bool) -> Result<()> {
     let mut command = Command::new("skopeo");
     command
-        .args(["copy", "--override-os", "linux", "--override-arch", &platform.architecture])
+        .args(["copy", "--override-os", "linux", "--override-arch"])
+        .arg(platform.architecture().to_string())
         .arg(format!("--src-tls-verify={tls_verify}"));
-    if !platform.variant.is_empty() {
-        command.args(["--override-variant", &platform.variant]);
+    if let Some(variant) = variant_of(platform) {
+        command.args(["--override-variant", variant]);
     }
     let status = command.arg(from).arg(format!("containers-storage:{stored}")).status();
     ensure!(started(status)?.success(), "skopeo could not copy {from}; see above");
@@ -181,7 +185,7 @@ fn record(wish: &Wish, platform: &Platform) -> Result<()> {
     let containerfile = format!("FROM {}\nLABEL toolbox-arch={name}\n", wish.stored);
     let mut build = Command::new("podman")
         .args(["build", "--quiet", "--pull=never", "--identity-label=false"])
-        .arg(format!("--platform=linux/{platform}"))
+        .arg(format!("--platform=linux/{}", name_of(platform)))
         .args(["--tag", &wish.stored, "--file", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -241,6 +245,11 @@ fn reason(output: &Output) -> String {
 
 #[cfg(test)]
 mod tests {
+    use oci_spec::image::{
+        Digest, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType,
+        PlatformBuilder, SCHEMA_VERSION,
+    };
+
     use super::*;
 
     fn wish(
@@ -296,24 +305,82 @@ mod tests {
         }
     }
 
+    fn platform(os: &str, architecture: &str, variant: &str) -> Platform {
+        let platform = PlatformBuilder::default().os(os).architecture(architecture);
+        let platform = if variant.is_empty() { platform } else { platform.variant(variant) };
+        platform.build().unwrap()
+    }
+
     #[test]
     fn chooses_the_newest_variant_that_fits() {
-        let platform = |architecture: &str, variant: &str| Platform {
-            os: "linux".into(),
-            architecture: architecture.into(),
-            variant: variant.into(),
-        };
         let variants = [
-            platform("arm", "v5"),
-            platform("arm", "v7"),
-            platform("arm64", "v8"),
-            Platform { os: "windows".into(), ..platform("s390x", "") },
+            platform("linux", "arm", "v5"),
+            platform("linux", "arm", "v7"),
+            platform("linux", "arm", ""),
+            platform("linux", "arm64", "v8"),
+            platform("windows", "s390x", ""),
         ];
         let image = Reference::parse("a").unwrap();
         let choose = |name| choose(&variants, arch::find(name).unwrap(), &image);
-        assert_eq!(choose("arm").unwrap(), platform("arm", "v7"));
-        assert_eq!(choose("arm64").unwrap(), platform("arm64", "v8"));
+        assert_eq!(choose("arm").unwrap(), &variants[1]);
+        assert_eq!(choose("arm64").unwrap(), &variants[3]);
         let error = choose("s390x").unwrap_err().to_string();
-        assert_eq!(error, "a:latest has no variant for s390x; it has arm/v5, arm/v7, arm64/v8");
+        assert_eq!(
+            error,
+            "a:latest has no variant for s390x; it has arm/v5, arm/v7, arm, arm64/v8"
+        );
+    }
+
+    #[test]
+    fn one_entry_that_is_not_understood_hides_no_other() {
+        let digest: Digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        let mut descriptor = Descriptor::new(MediaType::ImageManifest, 1, digest);
+        descriptor.set_platform(Some(platform("linux", "arm64", "v8")));
+        let index = ImageIndexBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .manifests(vec![descriptor.clone(); 8])
+            .build();
+        let mut index = serde_json::to_value(index.unwrap()).unwrap();
+        let entries = index["manifests"].as_array_mut().unwrap();
+        entries[0]["platform"].as_object_mut().unwrap().remove("architecture");
+        entries[1]["platform"]["architecture"] = 7.into();
+        entries[2]["platform"] = Value::Null;
+        entries[3].as_object_mut().unwrap().remove("platform");
+        entries[4] = "arm64".into();
+        entries[5]["digest"] = "../..".into();
+        entries[6]["platform"]["architecture"] = "z80".into();
+        entries[6]["platform"]["variant"] = "".into();
+        let variants = listed(&index).unwrap();
+        assert_eq!(variants.iter().map(name_of).collect::<Vec<_>>(), ["z80", "arm64/v8"]);
+
+        let layers = vec![descriptor.clone()];
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .config(descriptor)
+            .layers(layers)
+            .build();
+        assert_eq!(listed(&serde_json::to_value(manifest.unwrap()).unwrap()), None);
+    }
+
+    #[test]
+    fn a_configuration_names_its_platform() {
+        let config = ImageConfigurationBuilder::default()
+            .os("linux")
+            .architecture("arm")
+            .variant("v7".to_owned())
+            .build();
+        let config = serde_json::to_value(config.unwrap()).unwrap();
+        assert_eq!(Platform::deserialize(config).unwrap(), platform("linux", "arm", "v7"));
+    }
+
+    #[test]
+    fn names_of_architectures_are_kept() {
+        for arch in &arch::ARCHES {
+            let name = arch.oci.unwrap_or(arch.name);
+            // oci-spec 0.10 takes it for arm64be. No image has been seen of either.
+            if name != "armbe" {
+                assert_eq!(oci_spec::image::Arch::from(name).to_string(), name);
+            }
+        }
     }
 }
