@@ -56,9 +56,9 @@ MANDIR = $(SHAREDIR)/man
 DOCDIR = $(SHAREDIR)/doc/toolbx-arch
 # What `toolbx-arch prepare` writes.
 PREPARED = $(DESTDIR)/usr/libexec/toolbx-arch
-# What `toolbx-arch cdi`, `enable` and `disable` write; and what they leave when they are killed.
-WRITTEN = $(addprefix $(DESTDIR)/etc/,cdi/toolbx-arch.json cdi/toolbx-arch.new-* \
-	containers/containers.conf.d/toolbx-arch.conf containers/containers.conf.d/toolbx-arch.new-*)
+# What `toolbx-arch cdi`, `enable` and `disable` write, the devices first; and what they leave when they
+# are killed. The packages take the same away.
+WRITTEN = $(addprefix $(DESTDIR),$(shell cat packaging/written))
 
 # To build: a C linker with a C library for what runs while building, the binutils, and go-md2man for
 # the man pages.

@@ -309,6 +309,7 @@ END
 @test "the same commit makes the same packages, whoever makes them" {
     local kind first hers=/home/alice/checkout
     export SOURCE_DATE_EPOCH=1
+    unset DEBFULLNAME DEBEMAIL
     # A copy of what it takes: the checkout may be for root only.
     mkdir "$hers"
     tar -C "$source" -c Makefile Cargo.toml LICENSE CHANGELOG.md packaging policies hooks.d podman-hooks.d \
@@ -321,6 +322,13 @@ END
     for first in "$RUN"/once/*; do
         cmp "$first" "/home/alice/again/${first##*/}"
     done
+}
+
+@test "deb: its maintainer is who publishes it, and nobody by an invented address" {
+    DEBFULLNAME= DEBEMAIL= "$source/packaging/package" deb "$RUN/published"
+    diff <(dpkg-deb --field "$RUN"/published/*.deb Maintainer) - <<<"the toolbx-arch authors <>"
+    DEBFULLNAME="A Publisher" DEBEMAIL=publisher@localhost "$source/packaging/package" deb "$RUN/published"
+    diff <(dpkg-deb --field "$RUN"/published/*.deb Maintainer) - <<<"A Publisher <publisher@localhost>"
 }
 
 @test "installed: sudo works, and what its caller tells the emulator does not count" {
