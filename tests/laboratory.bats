@@ -1,4 +1,5 @@
 # The laboratory itself, on machines that are not like the one it was written on.
+# bats file_tags=any-runtime
 bats_require_minimum_version 1.5.0
 load helpers
 
@@ -7,7 +8,7 @@ teardown() {
     tidy
 }
 
-# A checkout of its own, for the lock and the scratch files are the checkout's.
+# A checkout of its own: this one lies where the laboratory inside would put its own.
 checkout() {
     mkdir -p /tmp/machine/{upper,work,checkout,target}
     mount -t overlay -o "lowerdir=$BATS_TEST_DIRNAME/..,upperdir=/tmp/machine/upper,workdir=/tmp/machine/work" \
