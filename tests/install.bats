@@ -1,4 +1,5 @@
 # What make install puts where, and the files themselves.
+# bats file_tags=any-runtime
 bats_require_minimum_version 1.5.0
 load helpers
 

@@ -1,5 +1,6 @@
 # The packages: what is in them, and what installing, upgrading and removing them leaves. In the
 # laboratory's /usr, with package databases of their own.
+# bats file_tags=any-runtime
 bats_require_minimum_version 1.5.0
 load helpers
 
@@ -7,6 +8,7 @@ source=$BATS_TEST_DIRNAME/..
 hook=/usr/libexec/oci/hooks.d/toolbx-arch-hook
 drop_in=/usr/share/containers/oci/hooks.d/50-toolbx-arch.json
 prepared=/usr/libexec/toolbx-arch/emulators
+databases=/run/packages # in memory: package managers wait for the disk at each step
 
 setup_file() {
     make --no-print-directory --silent -C "$source" uninstall
@@ -32,14 +34,14 @@ forget() {
     make --no-print-directory --silent -C "$source" uninstall
     find /usr/bin /usr/libexec /usr/share/{containers,man,lintian,*completion*,fish,zsh} -name '*toolbx-arch*' \
         -delete 2>/dev/null || true
-    rm -rf "$RUN"/{dpkg,rpm}
-    mkdir -p "$RUN"/dpkg/{info,updates} "$RUN/rpm"
-    : >"$RUN/dpkg/status"
+    rm -rf $databases
+    mkdir -p $databases/dpkg/{info,updates} $databases/rpm
+    : >$databases/dpkg/status
 }
 
-deb=(dpkg --admindir="$RUN/dpkg" --log=/dev/null)
+deb=(dpkg --admindir=$databases/dpkg --log=/dev/null)
 # Its empty database does not know of the shell that the scripts need.
-rpm=(rpm --dbpath "$RUN/rpm" --nodeps)
+rpm=(rpm --dbpath $databases/rpm --nodeps)
 
 # Installs or upgrades; removes.
 install_deb() { "$@" "${deb[@]}" --install "$RUN"/packages/*.deb >/dev/null; }

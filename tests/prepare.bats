@@ -1,5 +1,6 @@
 # toolbx-arch prepare: copies of the emulators with the launcher in them, and which of them are used.
 # shellcheck disable=SC2154 # output and stderr are set by bats's run
+# bats file_tags=any-runtime
 bats_require_minimum_version 1.5.0
 load helpers
 

@@ -1,5 +1,6 @@
 # The snippets for SELinux and AppArmor: that they compile, and what the SELinux one allows. No kernel
 # loads them here.
+# bats file_tags=any-runtime
 bats_require_minimum_version 1.5.0
 load helpers
 
