@@ -49,20 +49,19 @@ fn main() -> std::process::ExitCode {
 /// Does what the arguments say. Returns the exit status.
 fn run(arguments: &[&str]) -> u8 {
     match arguments {
-        ["create-runtime" | "prestart", given @ ..]
-            if let Some(given) = HookArguments::from_arguments(given) =>
-        {
-            create_runtime(&given)
-        }
+        ["create-runtime" | "prestart", given @ ..] => HookArguments::from_arguments(given)
+            .map_or_else(|| not_a_command(arguments), |given| create_runtime(&given)),
         ["precreate"] => precreate(),
         ["--help" | "-h" | "help"] => show(HELP),
         ["--version" | "-V"] => show(concat!("toolbx-arch-hook ", env!("CARGO_PKG_VERSION"), "\n")),
-        _ => {
-            let given = arguments.join(" ");
-            complain(&format!("toolbx-arch-hook: error: not a command: {given:?}\n\n{HELP}"));
-            USAGE
-        }
+        _ => not_a_command(arguments),
     }
+}
+
+fn not_a_command(arguments: &[&str]) -> u8 {
+    let given = arguments.join(" ");
+    complain(&format!("toolbx-arch-hook: error: not a command: {given:?}\n\n{HELP}"));
+    USAGE
 }
 
 fn create_runtime(given: &HookArguments) -> u8 {

@@ -73,11 +73,12 @@ impl HookArguments {
                     let (key, value) = (arguments.next()?, arguments.next()?);
                     orders.sysctls.insert((*key).to_owned(), (*value).to_owned());
                 }
-                _ if let Some(fs_type) = argument.strip_prefix(Self::BOUND) => {
-                    orders.bound.push(Bound::ALL.into_iter().find(|b| b.fs_type() == fs_type)?);
-                }
-                _ => {
-                    let arch = arch::find(argument.strip_prefix(Self::ARCH)?)?;
+                other => {
+                    if let Some(fs_type) = other.strip_prefix(Self::BOUND) {
+                        orders.bound.push(Bound::ALL.into_iter().find(|b| b.fs_type() == fs_type)?);
+                        continue;
+                    }
+                    let arch = arch::find(other.strip_prefix(Self::ARCH)?)?;
                     if !orders.devices.contains(&arch) {
                         orders.devices.push(arch);
                     }
