@@ -5,14 +5,19 @@
 # make deb       a package of the above in target/packages, for Debian and Ubuntu
 # make rpm       the same, for Fedora and its kin
 # make demo      run foreign containers, on a machine of its own making (as root)
-# make check     all tests (as root)
+# make test      the tests that need no root, and make lint: two minutes
+# make check     all tests (as root; LABORATORIES: how many at once)
 # make check-newer   the same bats files, on Debian 13's engines, runtimes and emulators (as root)
 # make check-kernels
 #                the hook on Debian's kernels, in virtual machines, which takes an hour or more (as root;
 #                KERNELS: which, by their versions)
 # make bench     measure what it takes against what it should (as root)
 # make images    only fetch and make what the tests run
-# make lint      formatting, clippy, shellcheck, cargo-deny
+# make lint      formatting, clippy, shellcheck, the CI definition
+# make deny      licences, bans and sources of crates
+# make advisories  what RustSec's database says of crates
+# make msrv      whether the oldest Rust that is supported builds it
+# make arm64     build for arm64, and the launcher's tests there, in an emulator
 # make clean     remove what was built and fetched
 CARGO ?= cargo
 PREFIX ?= /usr
@@ -45,10 +50,11 @@ SHAREDIR = $(DESTDIR)$(PREFIX)/share
 # What `toolbx-arch enable` and `disable` choose from: the name there, and where it is here.
 CHOICES = all=hooks.d annotation-only=hooks.d/annotation-only off=hooks.d/off \
 	precreate=podman-hooks.d precreate-annotation-only=podman-hooks.d/annotation-only
-# The launcher's tests for the other processor that it is written for; they run in an emulator.
+# The other processor that the launcher is written for.
 ARM64 = aarch64-unknown-linux-gnu
-FOR_ARM64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/target/images/qemu/usr/bin/qemu-aarch64-static
+ARM64_EMULATOR = target/images/qemu/usr/bin/qemu-aarch64-static
+ARM64_CARGO = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(ARM64_EMULATOR) $(CARGO)
 
 # Not where engines look by themselves: only Podman knows the stage that is asked for there.
 PODMAN_DROP_INS = $(DATA)/podman-hooks.d
@@ -62,14 +68,18 @@ WRITTEN = $(addprefix $(DESTDIR),$(shell cat packaging/written))
 
 # To build: a C linker with a C library for what runs while building, the binutils, and go-md2man for
 # the man pages.
-# To test: engines, runtimes, emulators, and what the laboratory and the tests call.
-PACKAGES = gcc libc6-dev binutils go-md2man \
-	podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
-	fuse-overlayfs iptables debootstrap bats jq strace time iproute2 musl-tools \
-	python3 python3-jsonschema shellcheck debian-archive-keyring \
-	rpm lintian rpmlint secilc apparmor gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+TO_BUILD = gcc libc6-dev binutils go-md2man
+TO_LINT = shellcheck python3 python3-yaml
+# What the Rust tests call, and what checks Debian's packages, in which the emulators are.
+TO_TEST = musl-tools python3 debian-archive-keyring
+FOR_ARM64 = gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+# For the laboratory: engines, runtimes, emulators, and what it and the bats files call.
+FOR_LABORATORY = podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
+	fuse-overlayfs iptables debootstrap bats jq strace time iproute2 python3-jsonschema \
+	rpm lintian rpmlint secilc apparmor
 
-.PHONY: all deps build install uninstall deb rpm demo check check-newer check-kernels bench lint images clean
+.PHONY: all deps build install uninstall deb rpm demo test check check-newer check-kernels bench lint deny \
+	advisories msrv arm64 images clean
 .DELETE_ON_ERROR:
 
 all: build
@@ -78,8 +88,12 @@ all: build
 ensure_rust_for = @test -d "$$(rustc --print sysroot)/lib/rustlib/$1" || rustup target add $1 || \
 	{ echo "Rust's library for $1 is missing, and there is no rustup to get it; with the C library of this machine: make TARGET=$$(rustc -vV | sed -n 's/^host: //p')" >&2; exit 1; }
 
+# A part of Rust's toolchain that its smallest form lacks.
+ensure_component = @$(CARGO) $1 --version >/dev/null 2>&1 || rustup component add $2 || \
+	{ echo "$2 is missing, and there is no rustup to get it" >&2; exit 1; }
+
 deps:
-	@tests/deps $(PACKAGES)
+	@tests/deps $(TO_BUILD) $(TO_LINT) $(TO_TEST) $(FOR_ARM64) $(FOR_LABORATORY)
 
 build: $(HOOK) $(PROGRAM) $(MAN) $(MANUALS)
 
@@ -146,16 +160,39 @@ demo: deps build
 	@tests/images --small
 	tests/lab tests/demo
 
-check: deps build images
-	$(CARGO) test --locked --target $(TARGET)
+test: lint
+	@tests/deps $(TO_BUILD) $(TO_TEST)
+	$(call ensure_rust_for,$(TARGET))
+	@tests/images --emulators
+	$(CARGO) test --locked --workspace --target $(TARGET)
+
+arm64:
+	@tests/deps $(TO_BUILD) $(TO_TEST) $(FOR_ARM64)
 	$(call ensure_rust_for,$(ARM64))
-	$(FOR_ARM64) $(CARGO) test --locked --target $(ARM64) --test stacks
-	tests/lab tests/engines
-	tests/lab --root=trixie env RUNTIMES=crun tests/engines run.bats detect.bats refuse.bats userns.bats \
-		guards.bats scopes.bats builds.bats toolbx.bats
+	@tests/images --emulators
+	$(ARM64_CARGO) build --release --locked --target $(ARM64)
+	$(ARM64_EMULATOR) target/$(ARM64)/release/toolbx-arch-hook --version
+	$(ARM64_CARGO) test --locked --target $(ARM64) --package toolbx-arch-hook --test stacks
+
+# Laboratories side by side: the output of each is shown when it has ended, and until then it grows in
+# target/logs.
+LABORATORIES = $(shell nproc)
+SIDE_BY_SIDE = --no-print-directory --jobs=$(LABORATORIES) --keep-going --output-sync=target
+
+check: deps test arm64 build images
+	$(MAKE) $(SIDE_BY_SIDE) check-crun check-runc check-newer-some
 
 check-newer: deps build images
-	tests/lab --root=trixie tests/engines
+	$(MAKE) $(SIDE_BY_SIDE) check-newer-crun check-newer-runc
+
+.PHONY: check-crun check-runc check-newer-crun check-newer-runc check-newer-some
+check-crun check-runc: check-%:
+	tests/lab env RUNTIMES=$* tests/engines
+check-newer-crun check-newer-runc: check-newer-%:
+	tests/lab --root=trixie env RUNTIMES=$* tests/engines
+check-newer-some:
+	tests/lab --root=trixie env RUNTIMES=crun tests/engines run.bats detect.bats refuse.bats userns.bats \
+		guards.bats scopes.bats builds.bats toolbx.bats
 
 check-kernels: deps build images
 	@tests/deps qemu-system-x86 cpio
@@ -169,14 +206,35 @@ images: build
 	test -e target/images/debian-arm64.tar || tests/lab tests/debian
 
 lint:
-	$(CARGO) fmt --check
+	@tests/deps $(TO_LINT)
+	$(call ensure_component,fmt,rustfmt)
+	$(CARGO) fmt --all --check
+	$(call ensure_component,clippy,clippy)
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
-	shellcheck --shell=bash --exclude=SC2016 tests/apt.bash tests/deps tests/demo tests/engines tests/helpers.bash tests/images \
-		tests/kernels tests/lab tests/mirror.bash tests/root tests/setup_suite.bash tests/debian tests/bench \
-		tests/host-with-handlers packaging/package
-	shellcheck --shell=sh hook/tests/container.sh images/with-hooks packaging/postinst packaging/prerm
-	@command -v cargo-deny >/dev/null || echo "cargo-deny is not installed: its check is left out"
-	! command -v cargo-deny >/dev/null || $(CARGO) deny check licenses bans sources
+	shellcheck --shell=bash --exclude=SC2016 $(shell grep -rl '^#!/usr/bin/env bash' tests packaging) tests/*.bash
+	shellcheck --shell=sh $(shell grep -rl '^#!/bin/sh' images packaging) hook/tests/container.sh
+	tests/workflow .github/workflows/ci.yml
+
+# Built where cargo does not see this project's configuration, which is for programs that are static.
+DENY = PATH="$(CURDIR)/target/tools/bin:$$PATH" $(CARGO) deny
+.PHONY: cargo-deny
+cargo-deny:
+	@PATH="$(CURDIR)/target/tools/bin:$$PATH"; command -v cargo-deny >/dev/null || \
+		{ cd / && $(CARGO) install --locked --root $(CURDIR)/target/tools cargo-deny; } || \
+		{ echo "cargo-deny is missing, and cargo cannot build it (above)" >&2; exit 1; }
+
+deny: cargo-deny
+	$(DENY) check licenses bans sources
+
+advisories: cargo-deny
+	$(DENY) fetch db || { echo "RustSec's database cannot be had here; nothing was checked" >&2; exit 1; }
+	$(DENY) check --disable-fetch advisories
+
+OLDEST_RUST := $(shell sed -n 's/^rust-version = "\([^"]*\)".*/\1/p' Cargo.toml)
+msrv:
+	@rustup run $(OLDEST_RUST) cargo --version 2>/dev/null || rustup toolchain install --profile minimal $(OLDEST_RUST) || \
+		{ echo "Rust $(OLDEST_RUST) is not here, and rustup cannot get it (above); nothing was checked" >&2; exit 1; }
+	rustup run $(OLDEST_RUST) cargo check --locked --workspace --all-targets --target-dir target/msrv
 
 clean:
 	rm -rf target
