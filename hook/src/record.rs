@@ -127,7 +127,7 @@ impl Target {
         Self {
             name: handler.arch.name,
             emulator: emulator.path.display().to_string(),
-            interpreter: handler.interpreter.display().to_string(),
+            interpreter: handler.interpreter.to_string(),
             launcher: launch.form.name(),
             unprepared: launch.unprepared.clone(),
             arguments: launch.arguments.to_string().trim_start().to_owned(),

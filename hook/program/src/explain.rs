@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
-use toolbx_arch::arch::binfmt::visible_path;
+use toolbx_arch::arch::interpreter::visible_path;
 use toolbx_arch::asked::evidence::Evidence;
 use toolbx_arch::asked::labels;
 use toolbx_arch::asked::oci::{Root, State};

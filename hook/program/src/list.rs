@@ -134,7 +134,7 @@ impl TargetStatus {
             "problem": self.emulator.as_ref().err().filter(|_| self.is_used()).map(message::line),
             "host_handler": self.host_handler.as_ref().map(|entry| json!({
                 "name": entry.name.display().to_string(),
-                "interpreter": entry.interpreter.display().to_string(),
+                "interpreter": entry.interpreter.to_string(),
                 "flags": entry.flags,
             })),
         })

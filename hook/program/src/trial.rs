@@ -115,7 +115,7 @@ fn try_out(arch: Option<&'static Arch>) -> Result<TrialOutcome> {
     }
     caller::enter_user_namespace(ONLY_ROOT, ONLY_ROOT, true)?;
     let copied = emulation.as_ref().filter(|emulation| emulation.held().is_none());
-    pins.copy(copied.map(|copied| (&*copied.handler.interpreter, &copied.emulator)))?;
+    pins.copy(copied.map(|copied| (&copied.handler.interpreter, &copied.emulator)))?;
     let room = Room::new(pins)?;
     let instance = detached::file_system("binfmt_misc")?;
     let instance = detached::mount(instance, MountAttrFlags::empty())

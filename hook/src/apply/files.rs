@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::apply::detached;
-use crate::arch::binfmt::VISIBLE_DIR;
+use crate::arch::interpreter::VISIBLE_DIR;
 use crate::base::lookup;
 use crate::base::message::Call;
 

@@ -25,7 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::apply::register::ensure_free;
 use crate::apply::room::{Pins, Room};
-use crate::arch::binfmt::{Entry, VISIBLE_DIR, serving, visible_path};
+use crate::arch::binfmt::{Entry, serving};
+use crate::arch::interpreter::{Interpreter, VISIBLE_DIR, visible_path};
 use crate::asked::evidence::Need;
 use crate::base::child;
 use crate::base::kernel;
@@ -192,16 +193,16 @@ fn shown(work: &Work) -> impl Iterator<Item = (PathBuf, &Emulator)> {
 }
 
 /// The files that handlers are to hold, by what is registered: ours come last.
-fn files(work: &Work) -> impl Iterator<Item = (&Path, &File)> {
+fn files(work: &Work) -> impl Iterator<Item = (&Interpreter, &File)> {
     let carried = work.carries.iter().map(|carry| &carry.emulation);
     let all = carried.chain(&work.plan.emulations);
-    all.filter_map(|emulation| Some((&*emulation.handler.interpreter, emulation.held()?)))
+    all.filter_map(|emulation| Some((&emulation.handler.interpreter, emulation.held()?)))
 }
 
 /// The emulators of which handlers are to hold copies, by what is registered.
-fn copies(work: &Work) -> BTreeMap<&Path, &Emulator> {
+fn copies(work: &Work) -> impl Iterator<Item = (&Interpreter, &Emulator)> {
     let copied = work.plan.emulations.iter().filter(|ours| matches!(ours.launch.form, Form::Copy));
-    copied.map(|ours| (&*ours.handler.interpreter, &ours.emulator)).collect()
+    copied.map(|ours| (&ours.handler.interpreter, &ours.emulator))
 }
 
 /// Makes the binfmt_misc of the user namespace that the process is in, if it has none yet, ready to

@@ -130,7 +130,7 @@ fn conflict(handler: &Handler, other: &Entry) -> anyhow::Error {
          rely on it; start this container in a user namespace of its own: --userns=auto or \
          --userns=keep-id",
         handler.arch.name,
-        other.interpreter.display(),
+        other.interpreter,
         other.name.display()
     )
 }

@@ -23,6 +23,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenT
 
 use crate::apply::detached;
 use crate::apply::wrap;
+use crate::arch::interpreter::Interpreter;
 use crate::base::kernel;
 use crate::base::message::Call;
 use crate::container::mounts;
@@ -56,10 +57,10 @@ impl Pins {
         Ok(Self { files: BTreeMap::new(), descriptors })
     }
 
-    /// Has the handler with the interpreter `name` hold `file`, which is open already.
-    pub fn hold(&mut self, name: &Path, file: &File) -> Result<()> {
-        let pinned = pinned(file).call(|| format!("clone {}", name.display()))?;
-        self.files.insert(name.to_owned(), pinned);
+    /// Has the handler with this `interpreter` hold `file`, which is open already.
+    pub fn hold(&mut self, interpreter: &Interpreter, file: &File) -> Result<()> {
+        let pinned = pinned(file).call(|| format!("clone {interpreter}"))?;
+        self.files.insert(interpreter.to_path(), pinned);
         Ok(())
     }
 
@@ -67,16 +68,17 @@ impl Pins {
     /// memory of the user namespace that the process is in.
     pub fn copy<'a>(
         &mut self,
-        emulators: impl IntoIterator<Item = (&'a Path, &'a Emulator)>,
+        emulators: impl IntoIterator<Item = (&'a Interpreter, &'a Emulator)>,
     ) -> Result<()> {
         let mut emulators = emulators.into_iter().peekable();
         if emulators.peek().is_none() {
             return Ok(());
         }
         let store = in_memory("copies of emulators")?;
-        for (name, emulator) in emulators {
-            let copy = copy(&store, name, emulator)?;
-            self.files.insert(name.to_owned(), copy);
+        for (interpreter, emulator) in emulators {
+            let name = interpreter.to_path();
+            let copy = copy(&store, &name, emulator)?;
+            self.files.insert(name, copy);
         }
         // What is open on it keeps it, in no namespace.
         kernel::make_read_only(&store).call(|| "mount_setattr copies of emulators".into())

@@ -1,13 +1,12 @@
 //! The emulator's arguments: which of QEMU's options a container can be given, and what their values
 //! look like. Pure.
 //!
-//! They reach the emulator as part of the handler's interpreter ([`crate::host::launcher`]), so a value holds
+//! They reach the emulator as part of the handler's [interpreter](crate::arch::interpreter), so a value holds
 //! no blank and no slash. Source of the values: `linux-user/main.c` of QEMU.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 use crate::base::members::Members;
@@ -40,9 +39,6 @@ const ARGUMENTS: [(Argument, &str, &str, &str); 6] = [
     (Argument::Strace, "strace", "-strace", "true or false"),
 ];
 
-/// The longest name of a file, in bytes (`include/uapi/linux/limits.h`): a handler's emulator is opened
-/// by this one.
-const NAME_MAX: usize = 255;
 /// What ends the options that set-user-ID programs have too.
 const NOT_SECURE: &str = "!";
 
@@ -157,32 +153,17 @@ impl Arguments {
         };
     }
 
-    /// A handler's interpreter: the emulator's file name and these, separated by blanks. Fails where
-    /// that is longer than the name of a file can be.
-    pub fn interpreter(&self, emulator: &str) -> Result<String> {
-        let interpreter = format!("{emulator}{self}");
-        ensure!(
-            interpreter.len() <= NAME_MAX,
-            "the arguments of {emulator} take {} bytes with its name, of {NAME_MAX} that there are; \
-             shorten the annotations toolbx.arch.* or the policy's emulator_arguments",
-            interpreter.len()
-        );
-        Ok(interpreter)
-    }
-
-    /// Understands what [`Self::interpreter`] made: the file name and the arguments. `None` for
-    /// everything else; somebody else may have registered it.
+    /// Understands what [`fmt::Display`] wrote, to the byte. `None` for everything else.
     #[must_use]
-    pub fn of_interpreter(interpreter: &str) -> Option<(&str, Self)> {
-        let mut words = interpreter.split(' ').filter(|word| *word != NOT_SECURE);
-        let emulator = words.next()?;
+    pub fn parse(text: &str) -> Option<Self> {
         let mut arguments = Self::default();
+        let mut words = text.split(' ').skip(1).filter(|word| *word != NOT_SECURE);
         while let Some(word) = words.next() {
             let argument = ARGUMENTS.iter().find(|row| row.2 == word)?.0;
             let text = if argument == Argument::Strace { "true" } else { words.next()? };
             arguments.set(argument, Some(Value::new(argument, text).ok()?));
         }
-        (format!("{emulator}{arguments}") == interpreter).then_some((emulator, arguments))
+        (arguments.to_string() == text).then_some(arguments)
     }
 }
 
@@ -243,39 +224,38 @@ mod tests {
     #[test]
     fn what_is_written_is_understood() {
         for (list, written) in [
-            (&[][..], "q"),
-            (&[("cpu", "max,pauth=off")], "q -cpu max,pauth=off"),
-            (&[("strace", "true"), ("cpu", "max")], "q -cpu max ! -strace"),
-            (&[("strace", "true"), ("uname", "6"), ("stack-size", "1M")], "q -s 1M -r 6 ! -strace"),
+            (&[][..], ""),
+            (&[("cpu", "max,pauth=off")], " -cpu max,pauth=off"),
+            (&[("strace", "true"), ("cpu", "max")], " -cpu max ! -strace"),
+            (&[("strace", "true"), ("uname", "6"), ("stack-size", "1M")], " -s 1M -r 6 ! -strace"),
         ] {
             let arguments = arguments(list).unwrap();
-            assert_eq!(arguments.interpreter("q").unwrap(), written);
-            assert_eq!(Arguments::of_interpreter(written), Some(("q", arguments)));
+            assert_eq!(arguments.to_string(), written);
+            assert_eq!(Arguments::parse(written), Some(arguments));
         }
         assert!(arguments(&[("strace", "false")]).unwrap().is_empty());
-        let long = "a".repeat(64);
-        let longest = arguments(&[("uname", &long), ("cpu", &long.repeat(2))]).unwrap();
-        assert!(longest.interpreter(&"q".repeat(255 - 10 - 3 * 64)).is_ok());
-        assert!(longest.interpreter(&"q".repeat(256 - 10 - 3 * 64)).is_err());
     }
 
     #[test]
     fn what_others_wrote_is_not() {
         for text in [
-            "q -g 1234",
-            "q -cpu",
-            "q -cpu a/b",
-            "q -D log",
-            "q -plugin x.so",
-            "q  -cpu max",
-            "q -cpu max ",
-            "q ! -cpu max",
-            "q -strace",
-            "q -s 1M -cpu max",
-            "q -cpu max -cpu max",
-            "q x",
+            " -g 1234",
+            " -cpu",
+            " -cpu a/b",
+            " -D log",
+            " -plugin x.so",
+            "  -cpu max",
+            " -cpu max ",
+            " ! -cpu max",
+            " -strace",
+            " -s 1M -cpu max",
+            " -cpu max -cpu max",
+            " x",
+            "-cpu max",
+            "x",
+            " ",
         ] {
-            assert_eq!(Arguments::of_interpreter(text), None, "{text}");
+            assert_eq!(Arguments::parse(text), None, "{text}");
         }
     }
 }

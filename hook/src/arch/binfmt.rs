@@ -5,15 +5,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use crate::arch::Arch;
-use crate::arch::arguments::Arguments;
+use crate::arch::interpreter::Interpreter;
 
-/// Where everything of ours is in a container.
-pub const VISIBLE_DIR: &str = "/dev/.toolbx-arch";
 /// The longest line that `register` takes, in bytes (`MAX_REGISTER_LENGTH`).
 const REGISTER_MAX: usize = 1920;
 /// What may separate the fields of a register line: the kernel takes whatever stands first. One
@@ -25,9 +23,8 @@ const DELIMITERS: [u8; 5] = *b":,|\x01\x02";
 pub struct Handler {
     /// Whose programs.
     pub arch: &'static Arch,
-    /// What is registered: the emulator's path as the container's programs are told it; with the
-    /// launcher its file name and [`crate::arch::arguments`].
-    pub interpreter: PathBuf,
+    /// What is registered. The path of an emulator is that which the container's programs are told.
+    pub interpreter: Interpreter,
     /// Where the emulator is on the host.
     pub emulator: PathBuf,
     /// Flag C: a set-user-ID program's rights count for the emulated program.
@@ -93,8 +90,8 @@ pub struct Entry {
     pub name: OsString,
     /// Whether it takes part at exec.
     pub enabled: bool,
-    /// The emulator's path as it was registered.
-    pub interpreter: PathBuf,
+    /// What was registered.
+    pub interpreter: Interpreter,
     /// The flags, in the kernel's order (`P`, `O`, `C`, `F`).
     pub flags: String,
     /// Which files it is for.
@@ -151,7 +148,7 @@ impl Entry {
         Some(Self {
             name: name.to_owned(),
             enabled,
-            interpreter: PathBuf::from(OsStr::from_bytes(interpreter)),
+            interpreter: Interpreter::parse(OsStr::from_bytes(interpreter)),
             flags: String::from_utf8(flags.to_vec()).ok()?,
             matches,
         })
@@ -167,13 +164,14 @@ impl Entry {
                 (b'E', String::new(), name.as_bytes().to_vec(), String::new())
             }
         };
+        let interpreter = self.interpreter.to_path();
         let fields: [&[u8]; 7] = [
             self.name.as_bytes(),
             &[kind],
             place.as_bytes(),
             &what,
             mask.as_bytes(),
-            self.interpreter.as_os_str().as_bytes(),
+            interpreter.as_os_str().as_bytes(),
             self.flags.as_bytes(),
         ];
         let delimiter = DELIMITERS.iter().find(|d| !fields.iter().any(|field| field.contains(d)));
@@ -184,15 +182,9 @@ impl Entry {
                 "handler {} with emulator {} does not fit into a register line ({REGISTER_MAX} \
                  bytes, no newline); move the emulator to a shorter, plainer path",
                 self.name.display(),
-                self.interpreter.display()
+                self.interpreter
             ),
         }
-    }
-
-    /// Where its emulator is on the host: our own entries may say where it is in a container.
-    #[must_use]
-    pub fn host_path(&self) -> PathBuf {
-        host_path(&self.interpreter)
     }
 
     /// Whether the kernel would use this entry, if enabled, for programs of `arch`.
@@ -226,11 +218,7 @@ impl Entry {
     /// C, and whatever its arguments if nobody asked for them.
     #[must_use]
     pub fn is_like(&self, handler: &Handler) -> bool {
-        let is_the_emulator = match self.launched() {
-            Some((name, _)) => handler.emulator.file_name() == Some(name.as_ref()),
-            None => self.host_path() == handler.emulator,
-        };
-        is_the_emulator
+        self.interpreter.is_emulator(&handler.emulator)
             && (self.interpreter == handler.interpreter || !handler.arguments_asked)
             && self.works_in_containers()
             && self.is_for(handler.arch)
@@ -242,13 +230,6 @@ impl Entry {
         matches!(&self.matches, Match::Magic { offset: 0, magic, mask }
             if magic == arch.pattern.magic() && mask == arch.pattern.mask())
     }
-
-    /// The emulator's file name and arguments, of an entry whose emulator has the launcher in it.
-    #[must_use]
-    pub fn launched(&self) -> Option<(&str, Arguments)> {
-        let interpreter = self.interpreter.to_str()?;
-        Arguments::of_interpreter(interpreter).filter(|(name, _)| !name.contains('/'))
-    }
 }
 
 /// The entry that the kernel would use for `arch`: the first enabled one that matches, of a
@@ -256,18 +237,6 @@ impl Entry {
 #[must_use]
 pub fn serving<'a>(entries: &'a [Entry], arch: &Arch) -> Option<&'a Entry> {
     entries.iter().find(|entry| entry.enabled && entry.serves(arch))
-}
-
-/// The emulator's visible path of a host path: below the directory that the hook makes in the
-/// container's /dev.
-#[must_use]
-pub fn visible_path(host: &Path) -> PathBuf {
-    Path::new(VISIBLE_DIR).join(host.strip_prefix("/").unwrap_or(host))
-}
-
-/// The host path of an emulator that is registered by its visible path or by its host path.
-fn host_path(interpreter: &Path) -> PathBuf {
-    Path::new("/").join(interpreter.strip_prefix(VISIBLE_DIR).unwrap_or(interpreter))
 }
 
 /// Each byte as two hexadecimal digits.
@@ -294,8 +263,8 @@ mod tests {
     fn handler(path: &str) -> Handler {
         Handler {
             arch: find("arm64").unwrap(),
-            interpreter: path.into(),
-            emulator: host_path(path.as_ref()),
+            interpreter: Interpreter::parse(path.as_ref()),
+            emulator: path.replace("/dev/.toolbx-arch", "").into(),
             credentials: true,
             sum_required: false,
             arguments_asked: false,
@@ -336,16 +305,9 @@ mod tests {
             let line = String::from_utf8(line).unwrap();
             let fields: Vec<&str> = line[1..].split(&line[..1]).collect();
             assert_eq!((fields.len(), fields[0]), (7, "a name, ü"), "{line}");
-            assert_eq!(Path::new(fields[5]), entry.interpreter);
+            assert_eq!(fields[5], entry.interpreter.to_string());
             assert_eq!(fields[6], entry.flags);
         }
-    }
-
-    #[test]
-    fn our_own_entries_lead_to_the_host() {
-        let entry = handler("/dev/.toolbx-arch/usr/bin/q").entry();
-        assert_eq!(entry.host_path(), Path::new("/usr/bin/q"));
-        assert_eq!(handler("/usr/bin/q").entry().host_path(), Path::new("/usr/bin/q"));
     }
 
     #[test]
@@ -392,7 +354,7 @@ mod tests {
             Entry::parse("e".as_ref(), text.as_bytes()).unwrap()
         };
         let launched = |interpreter: &str, arguments_asked| Handler {
-            interpreter: interpreter.into(),
+            interpreter: Interpreter::parse(interpreter.as_ref()),
             arguments_asked,
             ..handler("/usr/bin/q")
         };
@@ -425,7 +387,7 @@ mod tests {
         let text = b"enabled\ninterpreter /x y\nflags: F\noffset 18\nmagic b700\n";
         let entry = Entry::parse("x".as_ref(), text).unwrap();
         assert!(entry.serves(find("arm64").unwrap()));
-        assert_eq!(entry.interpreter, Path::new("/x y"));
+        assert_eq!(entry.interpreter, Interpreter::Path("/x y".into()));
     }
 
     #[test]
@@ -455,11 +417,5 @@ mod tests {
         ];
         assert_eq!(serving(&entries, find("arm64").unwrap()).unwrap().name, "newest");
         assert_eq!(serving(&entries, find("s390x").unwrap()), None);
-    }
-
-    #[test]
-    fn visible_paths_mirror_the_host() {
-        let path = visible_path(Path::new("/usr/bin/qemu-arm-static"));
-        assert_eq!(path, Path::new("/dev/.toolbx-arch/usr/bin/qemu-arm-static"));
     }
 }

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod binfmt;
 pub mod elf;
+pub mod interpreter;
 pub mod probe;
 mod table;
 

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 
 use crate::arch::Arch;
 use crate::arch::arguments::Arguments;
-use crate::arch::binfmt::{Handler, visible_path};
+use crate::arch::binfmt::Handler;
+use crate::arch::interpreter::{Interpreter, visible_path};
 use crate::asked::decide::{Told, Wish};
 use crate::container::setting::Setting;
 use crate::host::emulator::{self, Emulator};
@@ -115,9 +116,9 @@ impl Emulation {
         let is_plain = matches!(launch.form, Form::Plain);
         let name = emulator.path.file_name().unwrap_or_default().to_string_lossy();
         let interpreter = match not_shown {
-            _ if !is_plain => launch.arguments.interpreter(&name)?.into(),
-            None => visible_path(&emulator.path),
-            Some(_) => emulator.path.clone(),
+            _ if !is_plain => Interpreter::launched(&name, launch.arguments.clone())?,
+            None => Interpreter::Path(visible_path(&emulator.path)),
+            Some(_) => Interpreter::Path(emulator.path.clone()),
         };
         // A plain QEMU can be told to write files where a set-user-ID program runs as the container's
         // root.
