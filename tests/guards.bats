@@ -26,6 +26,7 @@ teardown() {
     as_root rm --all --force --time 0 --volumes >/dev/null
     ! as_root image exists localhost/evil || as_root rmi --force localhost/evil >/dev/null
     as_alice rm --all --force --time 0 >/dev/null
+    umount "$RUN/other/"* 2>/dev/null || true
     tidy
     [ -z "$(leftovers)" ] || fail "left on the machine:" "$(leftovers)"
 }
@@ -160,7 +161,7 @@ busybox() { # arch
             : >/run/log.records
             run --separate-stderr as_root $joined $option $image sh -c 'echo started'
             [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$option $image" "$output" "$stderr"
-            [ $image != $native ] || grep -q "in the container is the machine's" /run/log.records || fail "$option" "$(cat /run/log.records)"
+            [ $image != $native ] || grep -q "in the container shows the machine" /run/log.records || fail "$option" "$(cat /run/log.records)"
         done
     done
     # Its /sys is, and everything below.
@@ -215,6 +216,51 @@ volumes="VOLUME /v1 /v2 /v3 /v4 /v5 /v6 /v7 /v8 /v9"
             sh -c '(: >>/b/sys/kernel/core_pattern) 2>/dev/null && echo open; true'
         [[ "$output" != *open* ]] || fail "start $i: $output" "$stderr"
     done
+}
+
+# Another instance has another device number, and shows the same kernel.
+@test "a joined container shows no procfs and no sysfs but its own, whoever has mounted it" {
+    local proc=$RUN/other/proc sys=$RUN/other/sys option
+    local joined="run --rm --userns=container:foreign --network none" native=localhost/busybox:amd64
+    as_root run --detach --name foreign --network none $annotated $arm sleep 300 >/dev/null
+    run --separate-stderr as_root $joined $native true
+    if [ "$RUNTIME" = runc ] && [[ "$stderr" == *"non-matching mapping"* ]]; then
+        skip "this runc lets nobody join, as another test shows"
+    fi
+    prints ""
+    mkdir -p "$proc" "$sys" "$RUN/volume"
+    mount -t proc other "$proc"
+    unshare --net mount -t sysfs other "$sys"
+    busybox amd64
+    ln -s /proc "$root/to-proc"
+    ln -s /sys "$root/to-sys"
+    mkdir "$root/x"
+    evil
+    # That of a pid namespace which the other container made.
+    local foreign=$RUN/other/foreign
+    mkdir "$foreign"
+    nsenter --target "$(as_root inspect --format '{{.State.Pid}}' foreign)" --pid mount -t proc other "$foreign"
+    for option in "$proc:/p" "$proc:/p:ro" "$proc/sys:/p" "$proc:/proc" "$proc/sys:/proc/sys" "$proc:/to-proc" "$foreign:/p" \
+        "$foreign:/proc" "$sys:/s" "$sys/kernel:/s" "$sys/kernel:/sys/kernel" "/sys/kernel:/sys/kernel" "$sys:/to-sys"; do
+        : >/run/log.records
+        run --separate-stderr as_root $joined --security-opt unmask=ALL --volume "$option" localhost/evil echo started
+        [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$option" "$output" "$stderr"
+        grep -q "in the container shows the machine" /run/log.records || fail "$option" "$stderr" "$(cat /run/log.records)"
+    done
+    # What shows nothing of the machine's, and what becomes harmless.
+    for option in "" --privileged "--pid container:foreign" "--volume $RUN/volume:/x" "--volume $RUN/volume:/x:rshared" \
+        "--volume $sys:/sys" "--privileged --volume $sys:/sys"; do
+        run --separate-stderr as_root $joined $option localhost/evil sh -c '
+            [ -e /sys/kernel/profiling ] || echo missing
+            (: >>/sys/kernel/profiling) 2>/dev/null && echo "can be written"
+            test -e /proc/sys/kernel && uname -m'
+        prints x86_64
+    done
+    # Who joins nothing of ours has what they ask for.
+    run --separate-stderr as_root run --rm --network none --volume "$proc:/p" --volume "$sys:/s" $native ls -d /p/sys /s/kernel
+    prints $'/p/sys\n/s/kernel'
+    umount "$RUN/other/"*
+    rm -rf "$RUN/other" "$RUN/volume"
 }
 
 @test "device nodes in odd places" {

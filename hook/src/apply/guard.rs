@@ -6,6 +6,10 @@
 //! program of the container runs, it is looked at what has come of it, by descriptors, and made
 //! harmless. What cannot be looked at is an error: the container is not to be started then.
 
+mod joined;
+
+pub use joined::protect_from_joined;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -36,74 +40,12 @@ pub fn put_up(
     asked: &[oci::Mount],
 ) -> Result<()> {
     let mounts = process.mountinfo()?;
-    put_up_on(&Tree::of(&mounts, rootfs)?, process, rootfs, bound, asked)
-}
-
-fn put_up_on(
-    tree: &Tree,
-    process: &Process,
-    rootfs: &OwnedFd,
-    bound: &[Bound],
-    asked: &[oci::Mount],
-) -> Result<()> {
-    let read_only = device_nodes(rootfs, tree).context(
-        "the machine's device nodes in the container cannot be looked after; use --userns=auto, or \
-         leave out the volume or device there",
-    )?;
-    let mut guards = Guards { read_only, ..Guards::default() };
+    let tree = Tree::of(&mounts, rootfs)?;
+    let mut guards = Guards::for_nodes(rootfs, &tree)?;
     for bound in bound {
-        guards.add(*bound, rootfs, tree, asked).with_context(|| {
-            format!(
-                "the machine's {0} in the container; use --userns=auto, or a network and pid \
-                 namespace of the container's own",
-                bound.path().display()
-            )
-        })?;
+        guards.add(*bound, rootfs, &tree, asked)?;
     }
     guards.put_up(process)
-}
-
-/// Protects the machine from a container that has joined a user namespace which `precreate` has made for
-/// another one: its config.json is not ours, and its root is the machine's in what it shows of the
-/// machine. `asked` are the mounts of its config.json.
-///
-/// Fails where it shows the machine's /proc, or the machine's /sys at another place, and where anything
-/// cannot be examined.
-pub fn protect_from_joined(
-    process: &Process,
-    rootfs: &OwnedFd,
-    asked: &[oci::Mount],
-) -> Result<()> {
-    let mounts = process.mountinfo()?;
-    let tree = Tree::of(&mounts, rootfs)?;
-    let (proc, sysfs) = (machines_device(Bound::Proc)?, machines_device(Bound::Sysfs)?);
-    let place_of_sysfs = tree.root.point.join("sys");
-    let is_in_place = |mount: &Mount| {
-        let path = mount.point.strip_prefix(&place_of_sysfs);
-        path.is_ok_and(|path| mount.root == Path::new("/").join(path))
-    };
-    let mut bound = Vec::new();
-    for mount in tree.below().filter(|mount| !tree.is_hidden(mount)) {
-        let is_sysfs = mount.device == sysfs;
-        ensure!(
-            mount.device != proc && (!is_sysfs || is_in_place(mount)),
-            "{} in the container is the machine's, and its root is the machine's too, by a user \
-             namespace that was made for another container; leave out --pid=host and volumes of /proc \
-             or /sys, or do not join that namespace",
-            message::path(&mount.point)
-        );
-        if is_sysfs && bound.is_empty() {
-            bound.push(Bound::Sysfs);
-        }
-    }
-    put_up_on(&tree, process, rootfs, &bound, asked)
-}
-
-/// The number of the file system that the engine has where `bound` belongs, as mountinfo writes it.
-fn machines_device(bound: Bound) -> Result<(u32, u32)> {
-    let path = bound.path();
-    let stat = rustix::fs::stat(path).call(|| format!("stat {}", path.display()))?;
-    Ok((rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)))
 }
 
 /// Makes the machine's device nodes in the container read-only, so that its root, who owns them, changes
@@ -221,8 +163,33 @@ fn device_nodes(rootfs: &OwnedFd, tree: &Tree) -> Result<Vec<OwnedFd>> {
 }
 
 impl Guards {
+    /// Those for the machine's device nodes.
+    fn for_nodes(rootfs: &OwnedFd, tree: &Tree) -> Result<Self> {
+        let read_only = device_nodes(rootfs, tree).context(
+            "the machine's device nodes in the container cannot be looked after; use --userns=auto, or \
+             leave out the volume or device there",
+        )?;
+        Ok(Self { read_only, ..Self::default() })
+    }
+
     /// Adds those for one file system that is bound from the machine; `asked` as in [`put_up`].
     fn add(
+        &mut self,
+        bound: Bound,
+        rootfs: &OwnedFd,
+        tree: &Tree,
+        asked: &[oci::Mount],
+    ) -> Result<()> {
+        self.examine(bound, rootfs, tree, asked).with_context(|| {
+            format!(
+                "the machine's {0} in the container; use --userns=auto, or a network and pid \
+                 namespace of the container's own",
+                bound.path().display()
+            )
+        })
+    }
+
+    fn examine(
         &mut self,
         bound: Bound,
         rootfs: &OwnedFd,

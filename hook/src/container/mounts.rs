@@ -21,6 +21,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 
+use crate::asked::bound::Bound;
 use crate::base::kernel;
 use crate::base::message::{Call, shown};
 use crate::base::mount_id::{mount_id, unique_mount_id};
@@ -129,6 +130,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// Whether mounts on it are passed on to its peers.
     pub shared: bool,
+    /// If that file system is one of these.
+    pub shows: Option<Bound>,
 }
 
 impl Mount {
@@ -141,11 +144,13 @@ impl Mount {
         let device = (major.parse().ok()?, minor.parse().ok()?);
         let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
         // Behind the options, optional fields up to a lone "-".
-        let shared = fields
-            .skip(1)
-            .take_while(|field| *field != b"-")
-            .any(|field| field.starts_with(b"shared:"));
-        Some(Self { id, parent, device, root, point, shared })
+        let mut shared = false;
+        for field in fields.by_ref().skip(1).take_while(|field| *field != b"-") {
+            shared |= field.starts_with(b"shared:");
+        }
+        let fs_type = fields.next()?;
+        let shows = Bound::ALL.into_iter().find(|bound| bound.fs_type().as_bytes() == fs_type);
+        Some(Self { id, parent, device, root, point, shared, shows })
     }
 
     /// The one of `mounts` with this `id`. Fails if there is none.
@@ -173,6 +178,7 @@ impl Mount {
         if point.as_os_str().is_empty() {
             return Err(Errno::NOTSUP);
         }
+        let magic = told.u64(offset_of!(statmount, sb_magic));
         Ok(Self {
             id,
             parent: told.u64(offset_of!(statmount, mnt_parent_id)),
@@ -183,6 +189,7 @@ impl Mount {
             root: told.path(offset_of!(statmount, mnt_root)),
             point,
             shared: told.u64(offset_of!(statmount, mnt_propagation)) & u64::from(MS_SHARED) != 0,
+            shows: Bound::ALL.into_iter().find(|bound| u64::try_from(bound.magic()) == Ok(magic)),
         })
     }
 }
@@ -247,13 +254,14 @@ mod tests {
             let namespace = kernel::mount_namespace_id(namespace).expect("this takes Linux 6.11");
             let (told, mount) = Mounts::of(Some(namespace), &place, || panic!("not told")).unwrap();
             for mount in [told.at(&place), told.under(&mount)] {
-                let Ok(Mount { id: _, parent: _, device, root, point, shared }) = mount else {
+                let Ok(Mount { id: _, parent: _, device, root, point, shared, shows }) = mount
+                else {
                     assert_eq!(path, "/", "what the root is mounted on is not to be seen");
                     continue;
                 };
                 assert!(
-                    own().unwrap().iter().any(|m| (m.device, &m.root, &m.point, m.shared)
-                        == (device, &root, &point, shared)),
+                    own().unwrap().iter().any(|m| (m.device, &m.root, &m.point, m.shared, m.shows)
+                        == (device, &root, &point, shared, shows)),
                     "{path}: {device:?} {root:?} {point:?}"
                 );
             }
@@ -275,7 +283,8 @@ mod tests {
         }
         let mount = Mount::find(&mounts, 24).unwrap();
         assert_eq!((&*mount.root, &*mount.point), (Path::new("/a"), Path::new("/shared:9")));
-        assert_eq!(mount.device, (0, 23));
+        assert_eq!((mount.device, mount.shows), ((0, 23), None));
+        assert_eq!(Mount::find(&mounts, 22).unwrap().shows, Some(Bound::Proc));
         assert_eq!(Mount::find(&mounts, 25).unwrap().parent, 1);
         assert!(Mount::find(&mounts, 2).is_err());
         let point = &Mount::find(&mounts, 26).unwrap().point;
@@ -284,8 +293,13 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_understood_is_not_left_out() {
-        for line in ["broken", "22 1 0:21 /", "x 1 0:21 / /proc rw - proc proc rw", "22 1 0 / / r"]
-        {
+        for line in [
+            "broken",
+            "22 1 0:21 /",
+            "22 1 0:21 / /proc rw shared:1",
+            "x 1 0:21 / /proc rw - proc proc rw",
+            "22 1 0 / / r",
+        ] {
             let mountinfo = format!("23 1 0:22 / /proc rw,relatime - proc proc rw\n{line}\n");
             let error = parse(mountinfo.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(line), "{error}");

@@ -107,6 +107,11 @@ impl Process {
             .call(|| format!("open /proc/{}/{name}", self.pid))
     }
 
+    /// The pid namespace that it is in.
+    pub fn pid_namespace(&self) -> Result<Namespace> {
+        self.namespace("pid")
+    }
+
     fn namespace(&self, kind: &str) -> Result<Namespace> {
         rustix::fs::statat(&self.dir, format!("ns/{kind}"), AtFlags::empty())
             .map(Namespace::of_file)
