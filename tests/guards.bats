@@ -331,6 +331,38 @@ PY
     grep -q EFBIG /run/log.records
 }
 
+@test "a hook that cannot open anything stops who may be the machine's root, and nobody else" {
+    as_root run --detach --name foreign --network none $annotated $arm sleep 300 >/dev/null
+    local joined="run --rm --userns=container:foreign --network none" native=localhost/busybox:amd64
+    run --separate-stderr as_root $joined $native echo started
+    if [ "$RUNTIME" = runc ] && [[ "$stderr" == *"non-matching mapping"* ]]; then
+        skip "this runc lets nobody join, as another test shows"
+    fi
+    prints started
+    mkdir -p "$RUN/hooks"
+    # Standard input, output and error are three.
+    jq '.hook.args = ["prlimit", "--nofile=3", .hook.path, "create-runtime"] | .hook.path = "/usr/bin/prlimit"' \
+        /usr/share/containers/oci/hooks.d/50-toolbx-arch.json >"$RUN/hooks/limited.json"
+    run --separate-stderr as_root --hooks-dir "$RUN/hooks" $joined $native echo started
+    [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$output" "$stderr"
+    run --separate-stderr as_root --hooks-dir "$RUN/hooks" run --rm --network none $native echo started
+    prints started
+}
+
+@test "a hook whose process is gone, or no container's, stops nobody" {
+    local gone pid
+    true &
+    gone=$!
+    wait $gone
+    mkdir -p "$RUN/bundle"
+    for pid in $gone $$; do
+        run --separate-stderr /usr/libexec/oci/hooks.d/toolbx-arch-hook create-runtime \
+            <<<'{"ociVersion": "1.0.2", "id": "x", "status": "created", "pid": '$pid', "bundle": "'"$RUN"'/bundle"}'
+        prints ""
+    done
+    rmdir "$RUN/bundle"
+}
+
 @test "CDI devices, native and foreign, plain" {
     toolbx-arch cdi --install
     run --separate-stderr as_root run --rm --network none --device toolbx.dev/arch=arm64 --annotation toolbx.arch.userns=private localhost/busybox:amd64 uname -m

@@ -9,7 +9,7 @@ use crate::asked::hook_arguments::HookArguments;
 use crate::asked::oci::State;
 use crate::base::message;
 use crate::container::created::{Created, Place};
-use crate::container::process::Process;
+use crate::container::process;
 use crate::plan::{self, Decision, Work};
 use crate::record::{self, Outcome};
 
@@ -104,11 +104,9 @@ fn do_what_precreate_left(place: &Place, given: &HookArguments) -> Result<()> {
     Ok(())
 }
 
-/// Whether the container must not be started unless it was looked at.
+/// Whether the container, which could not be looked at, must not be started then.
 fn needs_guards(state: &State, given: &HookArguments) -> bool {
-    // What has no mounts of its own, or no process any more, can show nothing.
-    let is_in_identity_namespace = || {
-        Process::open(state).is_ok_and(|process| process.is_in_identity_namespace().unwrap_or(true))
-    };
-    given.owns_host_files || !given.sysctls.is_empty() || is_in_identity_namespace()
+    given.owns_host_files
+        || !given.sysctls.is_empty()
+        || process::may_be_in_identity_namespace(state.pid)
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::asked::idmap::{self, maps_uid};
@@ -34,6 +35,33 @@ pub struct Process {
     user_namespace: OnceCell<Namespace>,
     /// To enter its namespaces by.
     pub pidfd: OwnedFd,
+}
+
+/// Whether the process `pid`, of which anything else could not be looked at, may be a container's in
+/// such a user namespace as [`Process::is_in_identity_namespace`] finds.
+///
+/// It is not if it has ended, or shares our mount namespace. Where the kernel does not say, it may be.
+#[must_use]
+pub fn may_be_in_identity_namespace(pid: i32) -> bool {
+    let namespace =
+        |of: &str, kind| rustix::fs::stat(format!("/proc/{of}/ns/{kind}")).map(Namespace::of_file);
+    // Most containers are in our user namespace. That takes no descriptor to see, so that none of them is
+    // stopped where there are no more of these (EMFILE, ENFILE), nor where there is no pidfd_open
+    // (ENOSYS).
+    for kind in ["user", "mnt"] {
+        match (namespace(&pid.to_string(), kind), namespace("self", kind)) {
+            (Err(Errno::NOENT | Errno::SRCH), Ok(_)) => return false,
+            (Ok(theirs), Ok(ours)) if theirs == ours => return false,
+            _ => {}
+        }
+    }
+    // Everybody may read this, also of a process that they may not trace (EACCES above). It fails only in
+    // another user namespace, or one that could not be told from ours, for lack of descriptors or memory.
+    let map = |of: &str| std::fs::read_to_string(format!("/proc/{of}/uid_map"));
+    match (map(&pid.to_string()), map("self")) {
+        (Ok(theirs), Ok(ours)) => idmap::is_from_precreate(&theirs, &ours).unwrap_or(true),
+        _ => true,
+    }
 }
 
 impl Process {
@@ -152,5 +180,43 @@ impl Process {
         let mut text = Vec::with_capacity(PROC_READ);
         File::from(fd).read_to_end(&mut text).call(call)?;
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn started(command: &[&str]) -> Child {
+        let mut started = Command::new(command[0]);
+        started.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn who_has_ended_or_is_no_container_needs_no_guards() {
+        let may_be = |process: &Child| {
+            may_be_in_identity_namespace(process.id().try_into().expect("pids are small"))
+        };
+        let mut neighbour = started(&["cat"]);
+        assert!(!may_be(&neighbour), "it is in our namespaces");
+        neighbour.kill().unwrap();
+        // Not waited for: a zombie, which standard output's end tells of.
+        neighbour.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
+        assert!(!may_be(&neighbour), "it ends");
+        neighbour.wait().unwrap();
+        assert!(!may_be(&neighbour), "it has ended");
+    }
+
+    #[test]
+    fn a_map_other_than_precreates_needs_no_guards() {
+        let mut process =
+            started(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "echo; cat"]);
+        let mut ready = [0];
+        process.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        let pid = process.id().try_into().expect("pids are small");
+        assert!(!may_be_in_identity_namespace(pid));
+        process.kill().and_then(|()| process.wait()).unwrap();
     }
 }
