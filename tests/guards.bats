@@ -141,7 +141,7 @@ busybox() { # arch
     fi
 }
 
-@test "a container that joins the user namespace of another one gets nothing of the machine's" {
+joined_gets_nothing() {
     as_root run --detach --name foreign --network none $annotated $arm sleep 100 >/dev/null
     local joined="run --rm --userns=container:foreign" native=localhost/busybox:amd64
     run --separate-stderr as_root $joined --network none $native echo joined
@@ -182,6 +182,27 @@ busybox() { # arch
     run --separate-stderr as_root run --rm --network none "${large[@]}" $native echo started
     prints started
     rm -rf "$RUN/root"
+    as_root rm --force --time 0 foreign >/dev/null
+}
+
+@test "a container that joins the user namespace of another one gets nothing of the machine's" {
+    joined_gets_nothing
+}
+
+# Then nothing but precreate sees it.
+@test "nor does it where the hook waits for an annotation" {
+    local conf=/etc/containers/containers.conf.d/toolbx-arch.conf share=/usr/share/toolbx-arch
+    printf '[engine]\nhooks_dir = ["%s", "%s"]\n' $share/hooks.d/annotation-only $share/podman-hooks.d >$conf
+    joined_gets_nothing
+    rm $conf
+    toolbx-arch enable --annotation-only --precreate
+    joined_gets_nothing
+}
+
+@test "nor does it where nothing but precreate calls the hook" {
+    printf '[engine]\nhooks_dir = ["/usr/share/toolbx-arch/podman-hooks.d"]\n' \
+        >/etc/containers/containers.conf.d/toolbx-arch.conf
+    joined_gets_nothing
 }
 
 # So many volumes that Podman mounts what is equally deep in another order each time.

@@ -63,9 +63,11 @@ EOF
     pattern=$(jq -r '.when.annotations | keys[0]' "$source/hooks.d/annotation-only/50-toolbx-arch.json")
     for key in hooks.d podman-hooks.d; do
         diff <(jq --compact-output .when "$source/$key"/*.json) - <<<'{"always":true}'
-        diff <(jq 'del(.when)' "$source/$key"/*.json) <(jq 'del(.when)' "$source/$key"/annotation-only/*.json)
     done
-    diff <(jq .when "$source"/hooks.d/annotation-only/*.json) <(jq .when "$source"/podman-hooks.d/annotation-only/*.json)
+    diff <(jq 'del(.when)' "$source"/hooks.d/*.json) <(jq 'del(.when)' "$source"/hooks.d/annotation-only/*.json)
+    # Precreate sees every container, whom it is to guard the machine from, and looks for annotations itself.
+    diff <(jq '.hook.args += ["--annotated"]' "$source"/podman-hooks.d/*.json) \
+        <(jq . "$source"/podman-hooks.d/annotation-only/*.json)
     for key in toolbx.arch toolbox-arch toolbx.arch.cpu; do
         grep -qE "$pattern" <<<"$key" || fail "$key"
     done

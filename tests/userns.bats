@@ -313,9 +313,18 @@ plain() { # podman-run-arguments… : as root, without any --userns
     logged 'scope="private"'
 }
 
-@test "without the hook that does the rest, precreate refuses" {
+@test "where no drop-in calls the hook that does the rest, precreate does" {
     run --separate-stderr as_root --hooks-dir /usr/share/toolbx-arch/podman-hooks.d run --rm $annotated $arm uname -m
-    refused "toolbx-arch-hook would not be started" "/usr/share/containers/oci/hooks.d"
+    prints aarch64
+    logged 'decision="emulated"' 'scope="private"'
+    # Not by another program than the one that looked.
+    cp /usr/libexec/oci/hooks.d/toolbx-arch-hook "$RUN/moved"
+    mkdir -p "$RUN/hooks"
+    jq --arg moved "$RUN/moved" '.hook.args = ["sh", "-c", "exec 3<$0; rm $0; exec /proc/self/fd/3 precreate", $moved] | .hook.path = "/bin/sh"' \
+        /usr/share/toolbx-arch/podman-hooks.d/50-toolbx-arch-userns.json >"$RUN/hooks/moved.json"
+    run --separate-stderr as_root --hooks-dir "$RUN/hooks" run --rm $annotated $arm uname -m
+    refused "toolbx-arch-hook is to be called for this container"
+    rm -r "$RUN/hooks"
 }
 
 @test "what is insisted on is refused without precreate too" {

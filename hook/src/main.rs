@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
 use toolbx_arch::asked::hook_arguments::HookArguments;
 use toolbx_arch::base::{kernel, message};
-use toolbx_arch::{hook, precreate};
+use toolbx_arch::hook;
+use toolbx_arch::precreate::{self, Whom};
 
 const HELP: &str = "\
 toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runtime hook)
@@ -17,8 +18,10 @@ toolbx-arch-hook: makes containers of another CPU architecture run (an OCI runti
 Usage:
   toolbx-arch-hook create-runtime   handle the container whose state is on standard input
   toolbx-arch-hook prestart         the same, for runtimes that know only that stage
-  toolbx-arch-hook precreate        rewrite the config.json on standard input: a user namespace
-                                    of its own for a container that is to be emulated (Podman)
+  toolbx-arch-hook precreate [--annotated]
+                                    rewrite the config.json on standard input: a user namespace
+                                    of its own for a container that is to be emulated, and,
+                                    with --annotated, has an annotation (Podman)
   toolbx-arch-hook --help | --version
 
 Runtimes start it; to make one do so: podman run --annotation toolbx.arch=arm64 IMAGE
@@ -51,7 +54,8 @@ fn run(arguments: &[&str]) -> u8 {
     match arguments {
         ["create-runtime" | "prestart", given @ ..] => HookArguments::from_arguments(given)
             .map_or_else(|| not_a_command(arguments), |given| create_runtime(&given)),
-        ["precreate"] => precreate(),
+        ["precreate"] => precreate(Whom::All),
+        ["precreate", "--annotated"] => precreate(Whom::Annotated),
         ["--help" | "-h" | "help"] => show(HELP),
         ["--version" | "-V"] => show(concat!("toolbx-arch-hook ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => not_a_command(arguments),
@@ -74,8 +78,8 @@ fn create_runtime(given: &HookArguments) -> u8 {
     }
 }
 
-fn precreate() -> u8 {
-    match precreate::run() {
+fn precreate(whom: Whom) -> u8 {
+    match precreate::run(whom) {
         Ok(warnings) => {
             for warning in warnings {
                 complain_to_engine(&format!("toolbx-arch-hook: warning: {warning}\n"));

@@ -2,7 +2,7 @@
 //! output. As root in the initial user namespace or as anybody; by the machine's own policy, if it has
 //! one, unless a test says otherwise. Nothing is changed on the machine.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 const HOOK: &str = env!("CARGO_BIN_EXE_toolbx-arch-hook");
@@ -41,7 +41,8 @@ fn fed(command: &mut Command, config: &[u8]) -> (i32, Vec<u8>, String) {
 #[test]
 fn what_is_not_for_us_passes_byte_for_byte() {
     let user = r#""linux": {"namespaces": [{"type": "user"}]}"#;
-    let joined = r#""linux": {"namespaces": [{"type": "user", "path": "/proc/1/ns/user"}]}"#;
+    // The engine's own.
+    let joined = joining(std::process::id(), "");
     let long = format!(r#"{{"x": "{}"}}"#, "y".repeat(1 << 20));
     for config in [
         "{}",
@@ -51,7 +52,7 @@ fn what_is_not_for_us_passes_byte_for_byte() {
         r#"{"annotations": {"toolbx.arch": "none"}, "linux": {"namespaces": []}}"#,
         r#"{"annotations": {"toolbx.arch": "arm64", "toolbx.arch.userns": "engine"}}"#,
         &format!(r#"{{"annotations": {{"toolbx.arch": "arm64"}}, {user}}}"#),
-        &format!(r#"{{"annotations": {{"toolbx.arch": "arm64"}}, {joined}}}"#),
+        &joined,
         &long,
     ] {
         // Whatever this machine runs itself, one of the two is foreign.
@@ -85,7 +86,6 @@ fn bad_input_is_refused_and_nothing_is_printed() {
         (asking(r#", "linux": []"#), "linux: invalid type"),
         (asking(r#", "mounts": [{"type": "sysfs"}]"#), "destination"),
         (asking(r#", "hooks": {"createRuntime": [7]}"#), "createRuntime"),
-        (asking(""), "toolbx-arch-hook would not be started"),
         (asking("").replace("private", "\\u001b[31m"), "neither private nor engine"),
         (asking("").replace("s390x", "s390y"), "did you mean"),
         (asking("").replace(r#""/""#, r#""/nowhere""#), "open /nowhere: ENOENT"),
@@ -107,6 +107,91 @@ fn what_is_larger_than_16_mib_is_passed_on() {
     let (status, out, err) = precreate(large.as_bytes());
     assert_eq!((status, err.as_str()), (0, ""));
     assert!(out == large.as_bytes());
+}
+
+/// A config.json of a container that joins the user namespace of the process `pid`, with further members.
+fn joining(pid: u32, rest: &str) -> String {
+    format!(
+        r#"{{"linux": {{"namespaces": [{{"type": "user", "path": "/proc/{pid}/ns/user"}}]}}{rest}}}"#
+    )
+}
+
+/// Whose map has our root as root, or whose map cannot be told, gets the hook that guards; whatever else it
+/// says.
+#[test]
+fn who_joins_a_namespace_that_has_our_root_gets_the_hook() {
+    let entry = format!(
+        r#"{{"args":["toolbx-arch-hook","create-runtime"],"env":["PATH=/usr/bin:/bin"],"path":"{HOOK}","timeout":10}}"#
+    );
+    let hooks = format!(r#""hooks":{{"createRuntime":[{entry}]}}"#);
+    let compact = |config: &str| config.replace("\": ", "\":").replace(", ", ",");
+    let with_hook = |config: &str| {
+        let config = config.strip_suffix('}').unwrap();
+        format!("{config},{hooks}}}")
+    };
+    // Root in there is the caller.
+    let is_root = rustix::process::geteuid().is_root();
+    for (map, has_our_root) in [("--map-root-user", is_root), ("--map-user=1000", false)] {
+        let mut other = Command::new("unshare")
+            .args(["--user", map, "sh", "-c", "echo; read -r end"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = other.id();
+        for annotation in ["", "none", "s390x"] {
+            let rest = match annotation {
+                "" => String::new(),
+                says => format!(r#", "annotations": {{"toolbx.arch": "{says}"}}"#),
+            };
+            let config = joining(pid, &rest);
+            let (status, out, err) = precreate(config.as_bytes());
+            assert_eq!(status, 0, "{err}");
+            let out = String::from_utf8(out).unwrap();
+            if has_our_root {
+                assert_eq!(compact(&out), compact(&with_hook(&config)));
+                let (_, again, _) = precreate(out.as_bytes());
+                assert!(again == out.as_bytes(), "put there twice");
+            } else {
+                assert_eq!(out, config);
+            }
+        }
+        // By a path of which nobody can tell whose map it has.
+        let by_thread = joining(pid, "").replace("/ns/", &format!("/task/{pid}/ns/"));
+        let (_, out, _) = precreate(by_thread.as_bytes());
+        assert_eq!(compact(&String::from_utf8(out).unwrap()), compact(&with_hook(&by_thread)));
+        // Too large for anything else.
+        let large = joining(pid, &format!(r#","x":"{}""#, "y".repeat(17 << 20)));
+        let (_, out, _) = precreate(large.as_bytes());
+        assert_eq!(out.len() > large.len(), has_our_root);
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        let gone = joining(pid, "");
+        let (_, out, _) = precreate(gone.as_bytes());
+        assert_eq!(compact(&String::from_utf8(out).unwrap()), compact(&with_hook(&gone)));
+    }
+}
+
+/// Only for annotated containers: the others are as if they asked for nothing.
+#[test]
+fn who_waits_for_an_annotation_hears_of_nothing_else() {
+    let config = |rest: &str| {
+        format!(
+            r#"{{"process": {{"args": ["/x"]}}, "root": {{"path": "/"}}, "linux": [], "mounts": []{rest}}}"#
+        )
+    };
+    let annotated = |config: &str| {
+        fed(Command::new(HOOK).args(["precreate", "--annotated"]), config.as_bytes())
+    };
+    let (status, out, err) = annotated(&config(""));
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert!(out == config("").as_bytes());
+    let asking =
+        config(r#", "annotations": {"toolbx.arch": "s390x", "toolbx.arch.userns": "private"}"#);
+    let (status, out, err) = annotated(&asking);
+    assert_eq!((status, out.len()), (1, 0), "{err}");
+    assert!(err.contains("linux: invalid type"), "{err}");
 }
 
 /// Where only the policy wants a user namespace, and the container can be served without.

@@ -29,6 +29,8 @@ pub const OURS_PRECREATE: &str = "50-toolbx-arch-userns.json";
 
 /// The stage before a container is made, which only Podman has.
 pub const PRECREATE: &str = "precreate";
+/// What makes it serve only containers that have an annotation of ours, at the stage precreate.
+const ANNOTATED: &str = "--annotated";
 /// The stages at which it serves a container.
 pub const SERVING: [&str; 2] = ["createRuntime", "prestart"];
 
@@ -45,6 +47,8 @@ struct DropIn {
 #[derive(Debug, Deserialize)]
 struct Hook {
     path: PathBuf,
+    #[serde(default)]
+    args: Vec<String>,
 }
 
 impl DropIn {
@@ -82,9 +86,10 @@ impl DropIn {
         self.when.get("always") == Some(&Value::Bool(false))
     }
 
-    /// Whether it runs for every container.
+    /// Whether it runs for every container, and serves it whether it has an annotation or not.
     fn is_always(&self) -> bool {
-        self.when.get("always") == Some(&Value::Bool(true))
+        let waits = self.hook.args.iter().any(|argument| argument == ANNOTATED);
+        self.when.get("always") == Some(&Value::Bool(true)) && !waits
     }
 }
 

@@ -89,6 +89,12 @@ impl HookArguments {
     }
 }
 
+/// Whether a runtime that is given this `config` starts our hook.
+#[must_use]
+pub fn is_called_by(config: &Config) -> bool {
+    config.hooks.iter().flat_map(Hooks::command_lines).any(|line| of_our_hook(line).is_some())
+}
+
 /// The arguments of `create-runtime` in this command line, if it is our hook's, possibly started by another
 /// program.
 #[must_use]

@@ -63,6 +63,15 @@ pub fn is_from_precreate(uid_map: &str, ours: &str) -> Result<bool> {
     Ok(IdMapping::parse(uid_map)? == IdMapping::identity(ours)?)
 }
 
+/// Whether uid 0 of a namespace with this `uid_map`, as it is read here, is uid 0 here.
+#[must_use]
+pub fn has_machines_root(uid_map: &str) -> bool {
+    // Not understood, or not written yet: assume the worse.
+    uid_map.is_empty()
+        || IdMapping::parse(uid_map)
+            .map_or(true, |map| map.iter().any(|line| line.container == 0 && line.host == 0))
+}
+
 /// Whether a `uid_map`, read from outside its namespace, has a user for `uid` of outside.
 #[must_use]
 pub fn maps_uid(uid_map: &str, uid: u32) -> bool {
@@ -91,6 +100,20 @@ mod tests {
             ("nonsense\n", true),
         ] {
             assert_eq!(maps_uid(map, 0), mapped, "{map}");
+        }
+    }
+
+    #[test]
+    fn knows_whose_root_is_ours() {
+        for (map, is_ours) in [
+            ("         0          0 4294967294\n", true),
+            ("1 1 65535\n0 0 1\n", true),
+            ("0 2000000 65536\n", false),
+            ("0 1 1000\n1000 0 1\n", false),
+            ("", true),
+            ("nonsense\n", true),
+        ] {
+            assert_eq!(has_machines_root(map), is_ours, "{map}");
         }
     }
 

@@ -26,8 +26,9 @@ use crate::base::members::Members;
 /// Engines refuse an image manifest of more than 4 MiB, and its annotations, escaped once more,
 /// are the largest thing that can legitimately be in a state.
 const STATE_MAX: u64 = 8 * 1024 * 1024;
-/// A config.json holds the annotations too, and the seccomp profile.
-const CONFIG_MAX: u64 = 16 * 1024 * 1024;
+/// The largest config.json that is read for more than what guards the machine. It holds the annotations too, and the
+/// seccomp profile.
+pub const CONFIG_MAX: u64 = 16 * 1024 * 1024;
 /// As much as most have (Podman 4.3's config.json: 11 KB), so that few calls read them. No more: the allocator
 /// writes behind each buffer, and every page that is touched takes 2 microseconds.
 const STATE_USUAL: usize = 2 * 1024;
@@ -361,32 +362,17 @@ pub fn config_in(bundle: &Path) -> Result<Option<Config>> {
     Config::parse(&text).with_context(context).map(Some)
 }
 
-/// What a stage gets on standard input.
-#[derive(Debug)]
-pub enum Input {
-    /// The text of a config.json.
-    Text(String),
-    /// The beginning of one that is larger than 16 MiB.
-    TooLarge(Vec<u8>),
-}
-
-impl Input {
-    /// Reads it. Fails where it is none at all.
-    pub fn read(from: impl Read) -> Result<Self> {
-        const INPUT: &str = "config.json on standard input";
-        let mut text = Vec::with_capacity(CONFIG_USUAL);
-        from.take(CONFIG_MAX + 1)
-            .read_to_end(&mut text)
-            .with_context(|| format!("read {INPUT}"))?;
-        if text.len() as u64 > CONFIG_MAX {
-            return Ok(Self::TooLarge(text));
-        }
-        ensure!(
-            !text.is_empty(),
-            "no {INPUT}; this command is started by Podman, as a hook of the stage precreate"
-        );
-        String::from_utf8(text).map(Self::Text).map_err(|error| anyhow!("{INPUT}: {error}"))
-    }
+/// Reads the config.json that a stage gets on standard input, whatever its size: the engine has it in
+/// memory too. Fails where it is none at all.
+pub fn read_config(mut from: impl Read) -> Result<String> {
+    const INPUT: &str = "config.json on standard input";
+    let mut text = Vec::with_capacity(CONFIG_USUAL);
+    from.read_to_end(&mut text).with_context(|| format!("read {INPUT}"))?;
+    ensure!(
+        !text.is_empty(),
+        "no {INPUT}; this command is started by Podman, as a hook of the stage precreate"
+    );
+    String::from_utf8(text).map_err(|error| anyhow!("{INPUT}: {error}"))
 }
 
 #[cfg(test)]

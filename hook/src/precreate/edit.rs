@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::asked::bound::Bound;
-use crate::asked::hook_arguments::of_our_hook;
+use crate::asked::hook_arguments::{HookArguments, of_our_hook};
 use crate::precreate::config::{FullMount, is_of, malformed};
 use crate::precreate::devices::Device;
 use crate::precreate::json::Object;
@@ -18,14 +18,27 @@ use crate::precreate::rewrite::{Rewrite, is_net};
 const READ_ONLY: [&str; 5] =
     ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
-/// The config.json `text` with what `rewrite` says.
-pub(super) fn apply(text: &str, rewrite: &Rewrite) -> Result<String> {
+/// The stage at which our hook is called.
+const STAGE: &str = "createRuntime";
+/// How many seconds runtimes give the hook.
+const TIMEOUT: u32 = 10;
+
+/// The config.json `text` with what `rewrite` says. `program` is our hook.
+pub(super) fn apply(text: &str, rewrite: &Rewrite, program: &Path) -> Result<String> {
     let mut config = Object::parse(text).context("config.json on standard input")?;
     let linux = rewritten_linux(&config.object("linux")?, rewrite)?;
     let mounts = rewritten_mounts(&config.list("mounts")?, rewrite)?;
-    let hooks = rewritten_hooks(&config.object("hooks")?, rewrite)?;
+    let hooks = calling_us(&config.object("hooks")?, &rewrite.left, program)?;
     config.set("linux", &linux)?;
     config.set("mounts", &mounts)?;
+    config.set("hooks", &hooks)?;
+    Ok(serde_json::to_string(&config)?)
+}
+
+/// The config.json `text`, in which nothing but our hook, `program`, is to be called, too.
+pub(super) fn guard(text: &str, program: &Path) -> Result<String> {
+    let mut config = Object::parse(text).context("config.json on standard input")?;
+    let hooks = calling_us(&config.object("hooks")?, &HookArguments::default(), program)?;
     config.set("hooks", &hooks)?;
     Ok(serde_json::to_string(&config)?)
 }
@@ -86,11 +99,11 @@ fn bind(source: &Path, destination: &Path, options: &[&str]) -> Result<Box<RawVa
     }))?)
 }
 
-/// Gives our own hook its arguments. Fails where the runtime would not start it.
-fn rewritten_hooks(hooks: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
+/// `hooks` in which our own is called, with what is `left` to it: by the entry that is there, or by a new one.
+fn calling_us(hooks: &Object, left: &HookArguments, program: &Path) -> Result<Box<RawValue>> {
     let mut hooks = hooks.clone();
     let mut found = false;
-    for stage in ["createRuntime", "prestart"] {
+    for stage in [STAGE, "prestart"] {
         let mut list = hooks.list(stage)?;
         for entry in &mut list {
             let text = entry.get().to_owned();
@@ -98,7 +111,7 @@ fn rewritten_hooks(hooks: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
             let mut args: Vec<String> = hook.read("args")?.unwrap_or_default();
             if of_our_hook(&args).is_some() {
                 found = true;
-                args.extend(rewrite.left.arguments());
+                args.extend(left.arguments());
                 hook.set("args", &args)?;
                 *entry = to_raw_value(&hook)?;
             }
@@ -107,12 +120,21 @@ fn rewritten_hooks(hooks: &Object, rewrite: &Rewrite) -> Result<Box<RawValue>> {
             hooks.set(stage, &list)?;
         }
     }
-    ensure!(
-        found,
-        "toolbx-arch-hook would not be started for it; make hooks_dir in containers.conf name \
-         the directory of 50-toolbx-arch.json too, /usr/share/containers/oci/hooks.d"
-    );
+    if !found {
+        let mut list = hooks.list(STAGE)?;
+        list.push(entry(program, left)?);
+        hooks.set(STAGE, &list)?;
+    }
     Ok(to_raw_value(&hooks)?)
+}
+
+/// The entry by which `program`, our hook, is called, as the drop-in `50-toolbx-arch.json` has it.
+fn entry(program: &Path, left: &HookArguments) -> Result<Box<RawValue>> {
+    let mut args = ["toolbx-arch-hook", "create-runtime"].map(str::to_owned).to_vec();
+    args.extend(left.arguments());
+    Ok(to_raw_value(&json!({
+        "path": program, "args": args, "env": ["PATH=/usr/bin:/bin"], "timeout": TIMEOUT,
+    }))?)
 }
 
 /// How it is bound. The older `ro` too, for a runtime that does not know the recursive one.

@@ -3,18 +3,23 @@
 //!
 //! The mapping is the identity, so files, volumes and users stay as they are. What a runtime cannot
 //! do in such a namespace is arranged otherwise, left to `create-runtime` ([`HookArguments`]), or said.
+//!
+//! What guards the machine then is `create-runtime`. Whoever gets such a namespace, or joins one, has it
+//! called by what this stage writes, whatever drop-ins the engine reads.
 
 mod config;
 mod devices;
 mod edit;
+mod joined;
 mod json;
 mod rewrite;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 
 use crate::arch::Arch;
@@ -22,9 +27,9 @@ use crate::asked::annotations::Annotations;
 use crate::asked::decide::{Wish, gets_user_namespace};
 use crate::asked::detect::{self, Detected};
 use crate::asked::evidence::{Evidence, Need, Subject};
-use crate::asked::hook_arguments::HookArguments;
+use crate::asked::hook_arguments::{HookArguments, is_called_by};
 use crate::asked::labels::{self, Label};
-use crate::asked::oci::{self, Command, Input};
+use crate::asked::oci::{self, Command};
 use crate::base::message::{self, Call};
 use crate::host::emulator;
 use crate::host::instance::Visible;
@@ -35,67 +40,125 @@ use crate::plan::{self, Decision};
 use crate::record::{self, Outcome};
 
 use self::config::FullConfig;
+use self::joined::may_join_machines_root;
 use self::rewrite::{Surroundings, ensure_lands_where_it_should};
 
 /// How this stage is called in the log.
 const STAGE: &str = "precreate";
 
-/// How the container ends up otherwise than Podman made it.
-#[derive(Debug)]
-struct Rewritten {
-    /// Its config.json.
-    text: String,
-    /// What it cannot have.
-    warnings: Vec<String>,
+/// Who is given a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// Whoever is to be emulated.
+    All,
+    /// Of these, whoever has an annotation of ours.
+    Annotated,
 }
 
-/// Reads a config.json from standard input and writes it to standard output, rewritten where its
-/// container is to get a user namespace, to the byte as it was where not.
+/// What becomes of a container's config.json.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NewConfig {
+    /// It stays as it is, to the byte.
+    Unchanged,
+    /// This. Our hook is called, and nothing else is changed.
+    Guarded(String),
+    /// One with a user namespace.
+    Rewritten(Rewritten),
+}
+
+/// A config.json with a user namespace for its container.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The whole of it.
+    pub text: String,
+    /// What the container cannot have in there.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a config.json from standard input, and writes what becomes of it to standard output.
 ///
-/// Returns what the user should be warned of. Fails, and writes nothing, where the container cannot
-/// have what it asked for. Leaves a record in the log where there is anything to tell.
-pub fn run() -> Result<Vec<String>> {
+/// Returns what the user should be warned of. Fails, and writes nothing, where [`consider`] does.
+pub fn run(whom: Whom) -> Result<Vec<String>> {
     let start = Instant::now();
-    let mut input = std::io::stdin().lock();
-    let text = match Input::read(&mut input)? {
-        Input::Text(text) => text,
-        Input::TooLarge(beginning) => {
-            let why = "config.json is larger than 16 MiB".to_owned();
-            record::leave(&Outcome::Engine { why, is_unread: true }, Some(STAGE), None, start);
-            return pass_on((&*beginning).chain(input)).map(|()| Vec::new());
-        }
+    let text = oci::read_config(std::io::stdin().lock())?;
+    let (text, warnings) = match consider(&text, whom, start)? {
+        NewConfig::Unchanged => (text, Vec::new()),
+        NewConfig::Guarded(text) => (text, Vec::new()),
+        NewConfig::Rewritten(Rewritten { text, warnings }) => (text, warnings),
     };
-    let mut id = None;
-    let decision = Starting::parse(&text).and_then(|starting| {
-        id = starting.id().map(str::to_owned);
-        decide(&text, &starting)
-    });
-    let told = match &decision {
-        Ok(Decision::Emulate(rewritten)) => {
-            Some(Outcome::Userns { warnings: message::list(&rewritten.warnings) })
-        }
-        Ok(Decision::Left(why)) => Some(Outcome::Engine { why: why.clone(), is_unread: false }),
-        // The rest is for create-runtime to tell.
-        Ok(_) => None,
-        Err(why) => Some(Outcome::refused(why)),
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("write config.json to standard output")?;
+    Ok(warnings)
+}
+
+/// Decides what becomes of the config.json `text`. Leaves a record in the log where there is anything to
+/// tell, of a run that began at `start`.
+///
+/// Fails where the container cannot have what it asked for, or the machine could not be guarded from it.
+pub fn consider(text: &str, whom: Whom, start: Instant) -> Result<NewConfig> {
+    let starting = Starting::parse(text);
+    let id = starting.as_ref().ok().and_then(|starting| starting.id().map(str::to_owned));
+    let considered = starting.and_then(|starting| consider_starting(text, &starting, whom));
+    let told = match &considered {
+        Ok((_, told)) => told.as_ref(),
+        Err(why) => Some(&Outcome::refused(why)),
     };
     if let Some(told) = told {
-        record::leave(&told, Some(STAGE), id.as_deref(), start);
+        record::leave(told, Some(STAGE), id.as_deref(), start);
     }
-    match decision? {
-        Decision::Emulate(Rewritten { text, warnings }) => {
-            pass_on(text.as_bytes()).map(|()| warnings)
-        }
-        _ => pass_on(text.as_bytes()).map(|()| Vec::new()),
-    }
+    considered.map(|(config, _)| config)
 }
 
-/// Writes a config.json to standard output.
-fn pass_on(mut config: impl Read) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    std::io::copy(&mut config, &mut out)
-        .and_then(|_| out.flush())
-        .context("write config.json to standard output")
+/// The same, for the container `starting`; and what there is to tell. The rest is for create-runtime to tell.
+fn consider_starting(
+    text: &str,
+    starting: &Starting,
+    whom: Whom,
+) -> Result<(NewConfig, Option<Outcome>)> {
+    let told = if whom == Whom::Annotated && starting.annotations().is_empty() {
+        None
+    } else if text.len() as u64 > oci::CONFIG_MAX {
+        let why = "config.json is larger than 16 MiB".to_owned();
+        Some(Outcome::Engine { why, is_unread: true })
+    } else {
+        match decide(text, starting)? {
+            Decision::Emulate(rewritten) => {
+                let warnings = message::list(&rewritten.warnings);
+                return Ok((NewConfig::Rewritten(rewritten), Some(Outcome::Userns { warnings })));
+            }
+            Decision::Left(why) => Some(Outcome::Engine { why, is_unread: false }),
+            _ => None,
+        }
+    };
+    Ok((guarded(text, &starting.config)?, told))
+}
+
+/// Has our hook called for a container of `config` that may be root of the machine by the user namespace
+/// which it joins.
+fn guarded(text: &str, config: &oci::Config) -> Result<NewConfig> {
+    if is_called_by(config) || !may_join_machines_root(config) {
+        return Ok(NewConfig::Unchanged);
+    }
+    edit::guard(text, &this_program()?).map(NewConfig::Guarded)
+}
+
+/// A path to the program that this process runs, for the runtime to start.
+///
+/// Fails where none leads to it, as while its package is upgraded.
+fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("read /proc/self/exe")?;
+    let file = |path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    let running = file(c"/proc/self/exe").call(|| "stat /proc/self/exe".into())?;
+    ensure!(
+        path.is_absolute()
+            && rustix::fs::stat(&path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == running),
+        "toolbx-arch-hook is to be called for this container, and {} is another one by now; start the \
+         container again",
+        message::path(&path)
+    );
+    Ok(path)
 }
 
 /// A container that Podman is about to hand to the runtime: the subject of this stage.
@@ -205,7 +268,8 @@ fn rewritten(
 ) -> Result<Rewritten> {
     let rewrite = rewrite::plan(config, &Surroundings::current(scope, config)?)?;
     ensure_lands_where_it_should(&starting.open_root()?, config, &rewrite.left.bound)?;
-    Ok(Rewritten { text: edit::apply(text, &rewrite)?, warnings: rewrite.warnings })
+    let text = edit::apply(text, &rewrite, &this_program()?)?;
+    Ok(Rewritten { text, warnings: rewrite.warnings })
 }
 
 /// Whether containers without a user namespace can be served in `scope`.

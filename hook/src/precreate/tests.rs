@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -6,6 +7,9 @@ use super::*;
 use crate::asked::bound::Bound;
 use crate::asked::idmap::IdMapping;
 use crate::precreate::rewrite::{PORT_START, Rewrite};
+
+/// Our hook.
+const PROGRAM: &str = "/usr/libexec/oci/hooks.d/toolbx-arch-hook";
 
 /// What Podman hands to the stage, as far as it matters here.
 fn podman() -> serde_json::Value {
@@ -52,7 +56,8 @@ fn planned(config: &Value) -> Result<Rewrite> {
 
 /// `config` as it would go to the runtime.
 fn rewritten(config: &Value) -> Value {
-    let text = edit::apply(&config.to_string(), &planned(config).unwrap()).unwrap();
+    let text =
+        edit::apply(&config.to_string(), &planned(config).unwrap(), Path::new(PROGRAM)).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -143,7 +148,7 @@ fn devices_of_another_name_are_bound() {
         &serde_json::from_value(config.clone()).unwrap(),
         &Surroundings { devices, ..engine() },
     );
-    let text = edit::apply(&config.to_string(), &rewrite.unwrap()).unwrap();
+    let text = edit::apply(&config.to_string(), &rewrite.unwrap(), Path::new(PROGRAM)).unwrap();
     let config: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["linux"]["devices"], json!([device("/dev/null")]));
     assert_eq!(
@@ -230,18 +235,41 @@ fn everything_else_survives() {
         "mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#;
     let rewrite = rewrite::plan(&serde_json::from_str(text).unwrap(), &engine()).unwrap();
     assert_eq!(
-        edit::apply(text, &rewrite).unwrap(),
+        edit::apply(text, &rewrite, Path::new(PROGRAM)).unwrap(),
         r#"{"x":1e400,"linux":{"y":[ 18446744073709551616 ],"namespaces":[{"type":"time","z":"\u00e9"},{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":4294967294}],"gidMappings":[{"containerID":0,"hostID":0,"size":1000},{"containerID":1000,"hostID":1000,"size":10}]},"hooks":{"poststop":[{"path":"/p","new":1}],"createRuntime":[{"path":"/timeout","args":["timeout","/h/toolbx-arch-hook","create-runtime","--owns-host-files"]}]},"mounts":[{"destination":"/d","type":"bind","uidMappings":[ ]}],"annotations":{"toolbx.arch":"arm64"}}"#
     );
 }
 
+/// The entry of the drop-in, with the arguments that are left.
 #[test]
-fn without_the_hook_that_does_the_rest_it_is_refused() {
+fn the_hook_that_does_the_rest_is_called_once() {
+    let drop_in = include_str!("../../../hooks.d/50-toolbx-arch.json");
+    let drop_in: Value = serde_json::from_str(drop_in).unwrap();
+    let other = json!({"path": PROGRAM, "args": ["toolbx-arch-hook", "list"]});
     let mut config = podman();
-    config["hooks"]["createRuntime"][0]["args"][1] = "list".into();
-    let rewrite = planned(&config).unwrap();
-    let error = edit::apply(&config.to_string(), &rewrite).unwrap_err().to_string();
-    assert!(error.contains("50-toolbx-arch.json"), "{error}");
+    config["hooks"]["createRuntime"] = json!([other]);
+    let mut called = drop_in["hook"].clone();
+    let args = called["args"].as_array_mut().unwrap();
+    args.extend(planned(&config).unwrap().left.arguments().into_iter().map(Value::from));
+    assert_eq!(rewritten(&config)["hooks"], json!({"createRuntime": [other, called]}));
+    let guarded = |config: &Value| -> Value {
+        serde_json::from_str(&edit::guard(&config.to_string(), Path::new(PROGRAM)).unwrap())
+            .unwrap()
+    };
+    let mut expected = config.clone();
+    expected["hooks"]["createRuntime"] = json!([other, drop_in["hook"]]);
+    assert_eq!(guarded(&config), expected);
+    for hooks in [Value::Null, json!({}), json!({"createRuntime": null})] {
+        config["hooks"] = hooks;
+        expected["hooks"] = json!({"createRuntime": [drop_in["hook"]]});
+        assert_eq!(guarded(&config), expected);
+    }
+    // At the stage of older runtimes it is as good.
+    config["hooks"] =
+        json!({"prestart": [{"path": PROGRAM, "args": ["toolbx-arch-hook", "prestart"]}]});
+    let hooks = &rewritten(&config)["hooks"];
+    assert_eq!(hooks["createRuntime"], Value::Null);
+    assert_eq!(hooks["prestart"][0]["args"][2], "--owns-host-files");
 }
 
 #[test]
