@@ -75,7 +75,7 @@ TO_TEST = musl-tools python3 debian-archive-keyring
 FOR_ARM64 = gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 # For the laboratory: engines, runtimes, emulators, and what it and the bats files call.
 FOR_LABORATORY = podman buildah skopeo crun runc conmon netavark aardvark-dns catatonit uidmap slirp4netns \
-	fuse-overlayfs iptables debootstrap bats jq strace time iproute2 python3-jsonschema \
+	fuse-overlayfs iptables debootstrap bats jq strace time iproute2 systemd python3-jsonschema \
 	rpm lintian rpmlint secilc apparmor
 
 .PHONY: all deps build install uninstall deb rpm demo test check check-newer check-kernels bench lint deny \

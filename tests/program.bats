@@ -429,43 +429,90 @@ END
     explains as_alice --json late
     holds '.last_start.decision == "emulated" and .last_start.may_be_forged'
     umount /var/log
-    # A journal: what others than root and alice wrote does not count, whatever they call themselves.
-    local id line='{"container":"%s","decision":"%s"}'
-    id=$(as_alice inspect --format '{{.Id}}' late)
-    mkdir -p "$RUN/bin"
-    cat >"$RUN/bin/journalctl" <<'END'
-#!/bin/bash
-# A journal of records "UID LINE" in the file $0.records.
-for argument; do
-    case $argument in
-    --field=_UID) cut -d' ' -f1 "$0.records" | sort -u; exit ;;
-    _UID=*) matches+=("${argument#_UID=}") ;;
-    esac
-done
-while read -r uid text; do
-    for match in "${matches[@]-$uid}"; do [ "$match" != "$uid" ] || echo "$text"; done
-done <"$0.records"
-END
-    chmod 755 "$RUN/bin/journalctl"
-    chmod a+rx "$RUN" "$RUN/bin"
-    record() { # uid decision
-        printf "$1 2026-11-21T19:00:00+0000 host toolbx-arch-hook[5]: $line\n" "$id" "$2" >>"$RUN/bin/journalctl.records"
-    }
-    local first
-    first=$(sed -n 's/^alice:\([0-9]*\):.*/\1/p' /etc/subuid)
-    : >"$RUN/bin/journalctl.records"
-    record 65534 forged
-    PATH="$RUN/bin:$PATH" run --separate-stderr alice toolbx-arch explain late
-    [[ "$output" == *"last start: the log cannot be read"* ]] || fail "$output"
-    local uid
-    for uid in 0 17001 "$first" $((first + 9)); do
-        record "$uid" "of-$uid"
-        record 65534 forged
-        record 1 forged
-        PATH="$RUN/bin:$PATH" explains as_alice --json late
-        holds ".last_start.decision == \"of-$uid\" and (.last_start.may_be_forged | not)"
+}
+
+# Starts a journal in this mount namespace, which everybody may read; and enters a cgroup that has a name.
+with_journal() {
+    local cgroup=/sys/fs/cgroup
+    [ ! -d $cgroup/systemd ] || cgroup=$cgroup/systemd
+    mkdir -p /run/log $cgroup/session
+    echo $BASHPID >$cgroup/session/cgroup.procs
+    mount -t tmpfs journal /run/systemd
+    mount -t tmpfs journal /run/log
+    mkdir -p /run/systemd/journal
+    /usr/lib/systemd/systemd-journald </dev/null >/dev/null 2>&1 3>&- &
+    journald=$!
+    trap 'kill $journald' EXIT
+    until compgen -G '/run/log/journal/*/system.journal' >/dev/null; do sleep 0.1; done
+    chmod 755 /run/log/journal/*
+    chmod 644 /run/log/journal/*/system.journal
+}
+
+# Sends a record of this decision to the journal, by this uid, and has ended before the journal looks.
+send_unseen() { # uid decision
+    kill -STOP $journald
+    setpriv --reuid "$1" --clear-groups python3 -c 'import socket, sys
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(sys.argv[1].encode(), "/run/systemd/journal/dev-log")' \
+        "<30>toolbx-arch-hook[5]: {\"container\":\"$id\",\"decision\":\"$2\"}"
+    kill -CONT $journald
+}
+
+# Sends one from a container of root's that has the journal's socket.
+send_from_container() { # program decision
+    as_root run --rm --network none --volume /run/systemd/journal/dev-log:/dev/log \
+        --volume "$RUN/rootfs-amd64/bin/busybox:$1:ro" localhost/busybox:amd64 sh -c \
+        '(echo "$1"; sleep 1) | exec -a logger "$0" -t "toolbx-arch-hook[5]"' "$1" "{\"container\":\"$id\",\"decision\":\"$2\"}"
+}
+
+told() { # decision may_be_forged: what explain says of the container's last start
+    local caller=alice last
+    [ "$engine" = as_alice ] || caller=
+    journalctl --sync
+    last=$($caller toolbx-arch explain --json told | jq -c '.last_start | [.decision, .may_be_forged]')
+    [ "$last" = "[\"$1\",$2]" ] || fail "not $*: $last" "$(journalctl --identifier toolbx-arch-hook --output json-pretty)"
+}
+export -f with_journal send_unseen send_from_container told
+
+@test "explain: the last start, by a journal" {
+    local userns
+    mkdir -p "$RUN/hooks" "$RUN/rootfs-amd64"
+    tar -xf "$IMAGES/busybox-amd64.tar" -C "$RUN/rootfs-amd64"
+    # So that the journal can see it.
+    jq '.hook.args = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=exit_group",
+            "-e", "inject=exit_group:delay_enter=1000000", .hook.path, "create-runtime"] | .hook.path = "/usr/bin/strace"' \
+        $drop_in >"$RUN/hooks/slow.json"
+    for engine in as_alice as_root; do
+        userns=
+        [ $engine = as_alice ] || userns=--userns=auto
+        hook=$hook engine=$engine arm=$arm userns=$userns unshare --mount --propagation private bash -euo pipefail -c '
+            source helpers.bash
+            with_journal
+            as_alice system migrate # her Podman keeps a mount namespace
+            $engine --hooks-dir "$RUN/hooks" run --name told $userns $arm true
+            id=$($engine inspect --format "{{.Id}}" told)
+            told emulated false
+            # Others than root and alice, those whom her containers have for users among them.
+            first=$(sed -n "s/^alice:\([0-9]*\):.*/\1/p" /etc/subuid)
+            for uid in 65534 1 $first $((first + 9)); do
+                send_unseen $uid forged
+                told emulated false
+            done
+            # Who is seen to be another.
+            send_from_container /usr/bin/other forged
+            told emulated false
+            send_from_container $hook forged
+            told emulated false
+            # Who is not seen.
+            send_unseen 0 unseen
+            told unseen true
+            send_unseen $(id -u alice) hers
+            if [ $engine = as_alice ]; then told hers true; else told unseen true; fi
+            [ "$(journalctl --identifier toolbx-arch-hook | wc -l)" = 9 ]
+        '
+        as_alice system migrate
+        $engine rm told
     done
-    rm -r "$RUN/bin"
+    rm -r "$RUN/hooks" "$RUN/rootfs-amd64"
 }
 
 @test "explain: what is not there, not ours, or no bundle" {

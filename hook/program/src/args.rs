@@ -49,6 +49,10 @@ pub enum Command {
     ///
     /// Shows what each source says, which rule decided, and what the hook did at the last start. It
     /// never changes anything.
+    ///
+    /// A record of the last start counts if root or the caller sent it and the journal saw neither another
+    /// program send it nor a container's process; it is marked as one that may be forged, unless the
+    /// journal saw the hook, outside of every container.
     Explain(Explain),
     /// Get an image for another architecture, beside the native one
     ///
