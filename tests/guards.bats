@@ -205,6 +205,28 @@ joined_gets_nothing() {
     joined_gets_nothing
 }
 
+@test "a namespace that a container has made in its own, and another one joins" {
+    as_root run --detach --name foreign --network none --privileged --annotation toolbx.arch=arm64 \
+        --annotation toolbx.arch.userns=private localhost/busybox:amd64 sh -c '
+            (sleep 1; for map in uid_map gid_map; do echo "0 0 65536" >/proc/1/$map; done; sleep 100) &
+            exec unshare -U sleep 100' >/dev/null
+    local pid i
+    pid=$(as_root inspect --format '{{.State.Pid}}' foreign)
+    for i in {1..50}; do
+        ! grep -q 65536 "/proc/$pid/gid_map" || break
+        sleep 0.1
+    done
+    local joined="run --rm --userns=container:foreign --network none" native=localhost/busybox:amd64
+    run --separate-stderr as_root $joined $native sh -c 'id -u; chmod 600 /dev/full 2>/dev/null || echo kept'
+    if [ "$RUNTIME" = runc ] && [[ "$stderr" == *"non-matching mapping"* ]]; then
+        skip "this runc lets nobody join"
+    fi
+    prints $'0\nkept'
+    run --separate-stderr as_root $joined --volume /proc:/p $native sh -c 'echo started'
+    [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$output" "$stderr"
+    grep -q "in the container is the machine's" /run/log.records || fail "$(cat /run/log.records)"
+}
+
 # So many volumes that Podman mounts what is equally deep in another order each time.
 volumes="VOLUME /v1 /v2 /v3 /v4 /v5 /v6 /v7 /v8 /v9"
 

@@ -90,7 +90,7 @@ fn do_what_precreate_left(place: &Place, given: &HookArguments) -> Result<()> {
     let asked = bundle.config.mounts.as_deref().unwrap_or_default();
     if given.owns_host_files {
         guard::put_up(process, rootfs, &given.bound, asked)?;
-    } else if process.is_in_identity_namespace()? {
+    } else if process.is_in_precreates_namespace()? {
         // One that was asked for with such a map is the engine's to guard, but for the nodes.
         if bundle.config.has_own_user_namespace() {
             guard::protect_devices(process, rootfs)?;
@@ -108,5 +108,5 @@ fn do_what_precreate_left(place: &Place, given: &HookArguments) -> Result<()> {
 fn needs_guards(state: &State, given: &HookArguments) -> bool {
     given.owns_host_files
         || !given.sysctls.is_empty()
-        || process::may_be_in_identity_namespace(state.pid)
+        || process::may_be_in_precreates_namespace(state.pid)
 }

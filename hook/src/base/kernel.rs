@@ -2,7 +2,7 @@
 //! launcher, which has no library below it, is the rest of the project's.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use linux_raw_sys::general::{MNT_ID_REQ_SIZE_VER1, mnt_id_req};
 use nix::libc;
@@ -56,6 +56,19 @@ pub fn mount_namespace_id(namespace: impl AsFd) -> rustix::io::Result<u64> {
     const REQUEST: Opcode = opcode::read::<u64>(0xb7, 5);
     // SAFETY: the request writes a u64; on a namespace's descriptor no other has that number.
     unsafe { ioctl(namespace, Getter::<REQUEST, u64>::new()) }
+}
+
+/// The namespace in which that of `user_namespace` was made. Fails with EPERM where that is none of ours.
+pub fn parent_namespace(user_namespace: impl AsFd) -> rustix::io::Result<OwnedFd> {
+    // NS_GET_PARENT, include/uapi/linux/nsfs.h.
+    const REQUEST: Opcode = opcode::none(0xb7, 2);
+    // SAFETY: the request takes no argument.
+    let result =
+        unsafe { libc::syscall(libc::SYS_ioctl, user_namespace.as_fd().as_raw_fd(), REQUEST) };
+    done(result.min(0))?;
+    let parent = i32::try_from(result).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the kernel has just opened it, so that nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
 }
 
 /// Writes what the kernel tells of a mount to `told`: a `struct statmount` and its strings, for what

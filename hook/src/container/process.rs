@@ -38,11 +38,11 @@ pub struct Process {
 }
 
 /// Whether the process `pid`, of which anything else could not be looked at, may be a container's in
-/// such a user namespace as [`Process::is_in_identity_namespace`] finds.
+/// such a user namespace as [`Process::is_in_precreates_namespace`] finds.
 ///
 /// It is not if it has ended, or shares our mount namespace. Where the kernel does not say, it may be.
 #[must_use]
-pub fn may_be_in_identity_namespace(pid: i32) -> bool {
+pub fn may_be_in_precreates_namespace(pid: i32) -> bool {
     let namespace =
         |of: &str, kind| rustix::fs::stat(format!("/proc/{of}/ns/{kind}")).map(Namespace::of_file);
     // Most containers are in our user namespace. That takes no descriptor to see, so that none of them is
@@ -59,7 +59,10 @@ pub fn may_be_in_identity_namespace(pid: i32) -> bool {
     // another user namespace, or one that could not be told from ours, for lack of descriptors or memory.
     let map = |of: &str| std::fs::read_to_string(format!("/proc/{of}/uid_map"));
     match (map(&pid.to_string()), map("self")) {
-        (Ok(theirs), Ok(ours)) => idmap::is_from_precreate(&theirs, &ours).unwrap_or(true),
+        (Ok(theirs), Ok(ours)) => {
+            idmap::has_machines_root(&theirs)
+                || idmap::is_from_precreate(&theirs, &ours).unwrap_or(true)
+        }
         _ => true,
     }
 }
@@ -163,13 +166,28 @@ impl Process {
     }
 
     /// Whether its user namespace is another than ours, and such as `precreate` asks for: everybody in
-    /// there is who they are outside.
-    pub fn is_in_identity_namespace(&self) -> Result<bool> {
+    /// there is who they are outside; or one whose root is ours and that was made in yet another one, as a
+    /// container can that has one from `precreate`. What an engine makes, it makes in ours.
+    pub fn is_in_precreates_namespace(&self) -> Result<bool> {
         if self.user_namespace()? == Namespace::ours("user")? {
             return Ok(false);
         }
         let ours = std::fs::read_to_string("/proc/self/uid_map").call(|| "read uid_map".into())?;
-        idmap::is_from_precreate(&String::from_utf8_lossy(&self.read("uid_map")?), &ours)
+        let map = self.read("uid_map")?;
+        let map = String::from_utf8_lossy(&map);
+        Ok(idmap::is_from_precreate(&map, &ours)?
+            || idmap::has_machines_root(&map) && self.is_in_nested_namespace()?)
+    }
+
+    /// Whether its user namespace was made in another one than ours.
+    fn is_in_nested_namespace(&self) -> Result<bool> {
+        let call = || format!("NS_GET_PARENT of /proc/{}/ns/user", self.pid);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace =
+            rustix::fs::openat(&self.dir, "ns/user", flags, Mode::empty()).call(call)?;
+        let parent = kernel::parent_namespace(&namespace).call(call)?;
+        let parent = rustix::fs::fstat(&parent).call(call)?;
+        Ok(Namespace::of_file(parent) != Namespace::ours("user")?)
     }
 
     /// A file of its directory in /proc.
