@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn who_has_ended_or_is_no_container_needs_no_guards() {
         let may_be = |process: &Child| {
-            may_be_in_identity_namespace(process.id().try_into().expect("pids are small"))
+            may_be_in_precreates_namespace(process.id().try_into().expect("pids are small"))
         };
         let mut neighbour = started(&["cat"]);
         assert!(!may_be(&neighbour), "it is in our namespaces");
@@ -230,11 +230,11 @@ mod tests {
     #[test]
     fn a_map_other_than_precreates_needs_no_guards() {
         let mut process =
-            started(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "echo; cat"]);
+            started(&["unshare", "--user", "--map-user=1000", "--mount", "sh", "-c", "echo; cat"]);
         let mut ready = [0];
         process.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
         let pid = process.id().try_into().expect("pids are small");
-        assert!(!may_be_in_identity_namespace(pid));
+        assert!(!may_be_in_precreates_namespace(pid));
         process.kill().and_then(|()| process.wait()).unwrap();
     }
 }
