@@ -224,7 +224,7 @@ joined_gets_nothing() {
     prints $'0\nkept'
     run --separate-stderr as_root $joined --volume /proc:/p $native sh -c 'echo started'
     [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$output" "$stderr"
-    grep -q "in the container is the machine's" /run/log.records || fail "$(cat /run/log.records)"
+    grep -q "in the container shows the machine" /run/log.records || fail "$(cat /run/log.records)"
 }
 
 # So many volumes that Podman mounts what is equally deep in another order each time.
@@ -288,7 +288,9 @@ volumes="VOLUME /v1 /v2 /v3 /v4 /v5 /v6 /v7 /v8 /v9"
         : >/run/log.records
         run --separate-stderr as_root $joined --security-opt unmask=ALL --volume "$option" localhost/evil echo started
         [ "$status" != 0 ] && [[ "$output" != *started* ]] || fail "$option" "$output" "$stderr"
-        grep -q "in the container shows the machine" /run/log.records || fail "$option" "$stderr" "$(cat /run/log.records)"
+        # runc lets nothing be mounted below /proc, but for a few files.
+        [[ "$RUNTIME $stderr" == "runc "*"because it is inside /proc"* ]] ||
+            grep -q "in the container shows the machine" /run/log.records || fail "$option" "$stderr" "$(cat /run/log.records)"
     done
     # What shows nothing of the machine's, and what becomes harmless.
     for option in "" --privileged "--pid container:foreign" "--volume $RUN/volume:/x" "--volume $RUN/volume:/x:rshared" \
