@@ -361,7 +361,7 @@ fn where_only_the_rootfs_is_known_the_namespace_might_be_anybodys() {
             .replace("\"id\"", "\"root\":\"/mnt/rootfs\",\"id\""),
         ..Case::asking("arm64")
     }
-    .is_refused("/mnt/rootfs/proc in the container is the machine's");
+    .is_refused("/mnt/rootfs/proc in the container shows the machine");
 }
 
 #[test]

@@ -60,7 +60,8 @@ pub fn may_be_in_precreates_namespace(pid: i32) -> bool {
     let map = |of: &str| std::fs::read_to_string(format!("/proc/{of}/uid_map"));
     match (map(&pid.to_string()), map("self")) {
         (Ok(theirs), Ok(ours)) => {
-            idmap::has_machines_root(&theirs)
+            // Ours itself has our map; what is made in another one never has all of it.
+            theirs != ours && idmap::has_machines_root(&theirs)
                 || idmap::is_from_precreate(&theirs, &ours).unwrap_or(true)
         }
         _ => true,
